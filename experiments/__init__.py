@@ -1,0 +1,1 @@
+"""Sweeps: from one TOML file to a folder of finished runs."""

@@ -1,0 +1,148 @@
+"""What a person sees while a sweep runs: bars on a terminal, plain timed lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from experiments.spec import TrunkSpec
+from experiments.run import Event
+
+LINE_SECONDS = 15.0
+BAR_WIDTH = 24
+
+
+class Progress:
+    """Follows the events of a sweep; a context manager around the loop that feeds `update`."""
+
+    def __init__(self, trunks: list[TrunkSpec], finished: set[str], console: Console) -> None:
+        """`trunks` are those still to train, `finished` the run ids that have a result already."""
+        self._console = console
+        self._trunks = {trunk.trunk_id: trunk for trunk in trunks}
+        self._runs = {run.run_id: run for trunk in trunks for run in trunk.runs}
+        self._todo = {
+            t.trunk_id: t.cost(tuple(r for r in t.runs if r.run_id not in finished)) for t in trunks
+        }
+        self._left = dict(self._todo)
+        self._open = {t.trunk_id: [r for r in t.runs if r.run_id not in finished] for t in trunks}
+        self._last: dict[str, Event] = {}
+        self._began = self._told = time.monotonic()
+        self._first_left: float | None = None
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, event: Event) -> None:
+        """Take in one event and show what changed."""
+        trunk = self._trunks[event.trunk_id]
+        if event.kind == "progress":
+            self._last[event.trunk_id] = event
+            self._left[event.trunk_id] = self._remaining(trunk, event)
+            if self._first_left is None:
+                self._first_left, self._began = sum(self._left.values()), time.monotonic()
+        elif event.kind == "finished":
+            self._open[event.trunk_id] = [
+                r for r in self._open[event.trunk_id] if r.run_id != event.run_id
+            ]
+            if not self._open[event.trunk_id]:
+                self._last.pop(event.trunk_id, None)
+                self._left[event.trunk_id] = 0.0
+            self._say(trunk, event)
+        else:
+            self._last.pop(event.trunk_id, None)
+            self._left[event.trunk_id] = 0.0
+            self._console.print(f"failed  {_name(trunk)}: {event.reason}", highlight=False)
+        if self._live:
+            self._live.update(self._table())
+        elif time.monotonic() - self._told > LINE_SECONDS and self._last:
+            self._told = time.monotonic()
+            self._console.print(self._line(), highlight=False)
+
+    def _remaining(self, trunk: TrunkSpec, event: Event) -> float:
+        """FLOPs still to train in `trunk`: this run's steps and what the longer horizons add."""
+        runs = self._open[trunk.trunk_id]
+        run = next((r for r in runs if r.run_id == event.run_id), None)
+        if run is None or event.step is None:
+            return self._left[trunk.trunk_id]
+        longer = [r for r in runs if r.stop > run.stop]
+        steps = run.stop - event.step + sum(r.stop - r.start for r in longer)
+        steps += max((r.start for r in longer), default=run.start) - run.start
+        return steps * trunk.cost() / max(1, trunk.steps())
+
+    def _time_left(self) -> str:
+        if self._first_left is None:
+            return "--:--"
+        left = sum(self._left.values())
+        done, elapsed = self._first_left - left, time.monotonic() - self._began
+        if done <= 0 or elapsed < 2:
+            return "--:--"
+        seconds = int(left * elapsed / done)
+        return f"{seconds // 60}:{seconds % 60:02d}"
+
+    def _share(self) -> float:
+        total = sum(self._todo.values())
+        return 1.0 if not total else max(0.0, min(1.0, 1 - sum(self._left.values()) / total))
+
+    def _line(self) -> str:
+        active = ", ".join(
+            f"{_name(self._trunks[key])} {event.train_loss:.3f}"
+            for key, event in sorted(self._last.items())
+            if event.train_loss is not None
+        )
+        return f"{self._clock()}  {self._share():4.0%} done, {self._time_left()} left  training {active}"
+
+    def _say(self, trunk: TrunkSpec, event: Event) -> None:
+        run, result = self._runs[event.run_id or ""], event.result or {}
+        if result.get("status") != "ok":
+            told = f"{result.get('status')}: {result.get('reason')}"
+        else:
+            told = f"L = {result['val_loss']:.4f} nats/token ({result['val_bpb']:.3f} bits/byte)"
+        self._console.print(
+            f"{self._clock()}  {_name(trunk)}  D = {run.tokens:>12,}  {told}", highlight=False
+        )
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self._began)
+        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for key, event in sorted(self._last.items()):
+            trunk, run = self._trunks[key], self._runs[event.run_id or ""]
+            speed = event.tokens_per_second or 0.0
+            left = (run.stop - (event.step or 0)) * trunk.train.batch_tokens / speed if speed else 0
+            table.add_row(
+                _name(trunk),
+                f"D = {run.tokens:,}",
+                _bar((event.step or 0) / run.stop),
+                f"loss {event.train_loss:.3f}" if event.train_loss is not None else "",
+                f"{speed:,.0f} tok/s",
+                f"{int(left) // 60}:{int(left) % 60:02d}",
+            )
+        table.add_row("all", "", _bar(self._share()), "", "", self._time_left())
+        return table
+
+
+def _name(trunk: TrunkSpec) -> str:
+    arm = "" if trunk.arm == "main" else f" {trunk.arm}"
+    return f"{trunk.model.preset} d={trunk.model.d_model:<4d} seed={trunk.train.seed}{arm}"
+
+
+def _bar(share: float) -> str:
+    full = round(share * BAR_WIDTH)
+    return f"{'━' * full}{'─' * (BAR_WIDTH - full)} {share:4.0%}"

@@ -1,0 +1,50 @@
+"""What one unit of work is: a trunk and the runs that branch off it."""
+
+from minigpt.config import DataConfig, Frozen, ModelConfig, TrainConfig
+from minigpt.counts import flops_per_token, parameter_counts
+
+
+class RunSpec(Frozen):
+    """One run: a horizon of its trunk. The branch is steps `start` to `stop`; `tokens` is D."""
+
+    run_id: str
+    tokens: int
+    start: int
+    stop: int
+    holdout: bool
+
+
+class TrunkSpec(Frozen):
+    """One unit of work: a trunk and its runs, shortest first. `trunk_id` hashes all that the losses depend on."""
+
+    trunk_id: str
+    sweep: str
+    arm: str
+    lr_multiplier: float
+    lr_rule: str
+    batch_rule: str
+    model: ModelConfig
+    data: DataConfig
+    data_sha256: str
+    val_sha256: str
+    train: TrainConfig
+    runs: tuple[RunSpec, ...]
+
+    @property
+    def n_total(self) -> int:
+        """All parameters of the model (N)."""
+        return parameter_counts(self.model).total
+
+    def flops(self, run: RunSpec) -> float:
+        """Training FLOPs of `run` as if trained alone (C), by the exact convention."""
+        return run.tokens * flops_per_token(self.model).exact
+
+    def steps(self, runs: tuple[RunSpec, ...] | None = None) -> int:
+        """Optimiser steps that train `runs` (default: all) with a shared trunk."""
+        chosen = self.runs if runs is None else runs
+        return max((r.start for r in chosen), default=0) + sum(r.stop - r.start for r in chosen)
+
+    def cost(self, runs: tuple[RunSpec, ...] | None = None) -> float:
+        """FLOPs that training `runs` (default: all) takes with a shared trunk."""
+        per_step = self.train.batch_tokens * flops_per_token(self.model).exact
+        return self.steps(runs) * per_step

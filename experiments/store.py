@@ -1,0 +1,238 @@
+"""The sweep's folder: who writes what, what state a run is in, and `collect`.
+
+runs/<sweep>/sweep.json                      the resolved config and the corpus, written by the first run
+runs/<sweep>/trunks/<trunk_id>/spec.json     the trunk and its runs as planned last
+                               evals.jsonl   one line per evaluation, appended
+                               <run_id>.json one finished run: written last, atomically, never again
+                               status.json   running, stopped or failed, for people and `status`
+runs/<sweep>/results.parquet, curves.parquet rewritten whole by `collect`, the only writer
+
+A run is finished when its <run_id>.json exists. A file is written beside its place and moved there, so what is
+read is whole; a half-written last line of evals.jsonl is not read.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from experiments import schema
+from experiments.spec import RunSpec, TrunkSpec
+from minigpt.counts import flops_per_token, parameter_counts
+
+
+class StoreError(ValueError):
+    """A folder that is not what it should be: the message names it and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """One run as the folder tells it: ok, diverged, failed, running, stopped or missing."""
+
+    state: str
+    reason: str | None
+    result: dict | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectSummary:
+    """How many rows `collect` wrote, by status."""
+
+    rows: int
+    by_status: dict[str, int]
+    path: Path
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold `folder` against other processes; yields False if one holds it. The kernel frees it when we die."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def trunk_folder(sweep: Path, trunk_id: str) -> Path:
+    """Where a trunk of the sweep lives."""
+    return sweep / "trunks" / trunk_id
+
+
+def trunks(sweep: Path) -> list[TrunkSpec]:
+    """Every trunk that the folder has a spec of."""
+    found = sorted((sweep / "trunks").glob("*/spec.json"))
+    return [TrunkSpec.model_validate_json(path.read_text()) for path in found]
+
+
+def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
+    """State of one run; `running` only while a process holds its trunk."""
+    folder = trunk_folder(sweep, trunk.trunk_id)
+    result = folder / f"{run.run_id}.json"
+    if result.exists():
+        values = json.loads(result.read_text())
+        return RunState(state=values["status"], reason=values["reason"], result=values)
+    status = read_status(folder)
+    if status["state"] == "running":
+        with locked(folder) as free:
+            return RunState(state="stopped" if free else "running", reason=None, result=None)
+    return RunState(state=status["state"], reason=status.get("reason"), result=None)
+
+
+def read_status(folder: Path) -> dict:
+    """What the trunk's last process said of itself; {"state": "missing"} if none did."""
+    path = folder / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {"state": "missing"}
+
+
+def read_evals(folder: Path) -> list[dict]:
+    """Whole lines of evals.jsonl, the last of each (branch, step): a resumed run says some of them again."""
+    path = folder / "evals.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    points = {}
+    for line in lines:
+        values = json.loads(line)
+        points[values["run_id"], values["step"]] = values
+    return sorted(points.values(), key=lambda p: (p["run_id"] is not None, p["step"]))
+
+
+def collect(sweep: Path) -> CollectSummary:
+    """Write results.parquet and curves.parquet from the run folders; return the counts.
+
+    Raises StoreError if `sweep` is no sweep's folder.
+    """
+    planned = read_plan(sweep)
+    rows, curves = [], []
+    for trunk in trunks(sweep):
+        folder = trunk_folder(sweep, trunk.trunk_id)
+        rank = {run.run_id: i for i, run in enumerate(trunk.runs)}
+        for run in trunk.runs:
+            state = run_state(sweep, trunk, run)
+            if state.result is None and state.state != "failed":
+                continue
+            status, reason = state.state, state.reason
+            if run.run_id not in planned:
+                status, reason = "unplanned", "no longer in the plan of this sweep"
+            rows.append(_row(trunk, run, rank[run.run_id], status, reason, state.result or {}))
+        exact = flops_per_token(trunk.model).exact
+        for point in read_evals(folder):
+            tokens = point["step"] * trunk.train.batch_tokens
+            curves.append(
+                {
+                    **point,
+                    "trunk_id": trunk.trunk_id,
+                    "horizon_index": rank.get(point["run_id"]),
+                    "tokens": tokens,
+                    "flops_exact": tokens * exact,
+                }
+            )
+    _write_parquet(sweep / "curves.parquet", curves, schema.CURVES)
+    _write_parquet(sweep / "results.parquet", rows, schema.RESULTS)
+    by_status: dict[str, int] = {}
+    for row in rows:
+        by_status[row["status"]] = by_status.get(row["status"], 0) + 1
+    return CollectSummary(rows=len(rows), by_status=by_status, path=sweep / "results.parquet")
+
+
+def read_plan(sweep: Path) -> set[str]:
+    """Run ids of the sweep's last plan."""
+    path = sweep / "sweep.json"
+    if not path.exists():
+        raise StoreError(
+            f"{sweep}: no sweep.json in it; give the folder of a sweep, such as runs/quick"
+        )
+    return set(json.loads(path.read_text())["runs"])
+
+
+def _write_parquet(path: Path, rows: list[dict], kind: pa.Schema) -> None:
+    # Every key of a row must be a column: a misspelt one would silently become a column of nulls.
+    extra = {key for row in rows for key in row} - set(kind.names)
+    assert not extra, f"not in the schema: {sorted(extra)}"
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=kind), part, compression="zstd")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _row(
+    trunk: TrunkSpec, run: RunSpec, index: int, status: str, reason: str | None, result: dict
+) -> dict:
+    """A row of results.parquet: the spec's columns, the closed forms, and what the run measured."""
+    model, train, counts = trunk.model, trunk.train, parameter_counts(trunk.model)
+    flops = flops_per_token(model)
+    measured = {key: value for key, value in result.items() if key in schema.RESULTS.names}
+    return {
+        "run_id": run.run_id,
+        "trunk_id": trunk.trunk_id,
+        "horizon_index": index,
+        "branch": train.schedule.kind == "wsd",
+        "sweep": trunk.sweep,
+        "arm": trunk.arm,
+        "seed": train.seed,
+        "holdout": run.holdout,
+        **model.model_dump(
+            include={"preset", "d_model", "n_layers", "n_heads", "d_ff", "seq_len", "vocab_size"}
+        ),
+        "d_head": model.d_head,
+        "tied": False,
+        "dropout": 0.0,
+        "n_embedding": counts.embedding,
+        "n_position": counts.position,
+        "n_attention": counts.attention,
+        "n_mlp": counts.mlp,
+        "n_norm": counts.norm,
+        "n_head": counts.head,
+        "n_total": counts.total,
+        "n_non_embedding": counts.non_embedding,
+        "n_matmul": counts.matmul,
+        "source": trunk.data.source,
+        "data_sha256": trunk.data_sha256,
+        "val_sha256": trunk.val_sha256,
+        "tokens": run.tokens,
+        "input_tokens": run.tokens,
+        "steps": run.stop,
+        "batch_tokens": train.batch_tokens,
+        "micro_batch": train.batch_tokens,
+        "warmup_tokens": train.schedule.warmup_tokens,
+        "cooldown_tokens": (run.stop - run.start) * train.batch_tokens,
+        "flops_6n": flops.six_n * run.tokens,
+        "flops_matmul": flops.matmul * run.tokens,
+        "flops_exact": flops.exact * run.tokens,
+        "lr": train.lr.hidden,
+        "lr_multiplier": trunk.lr_multiplier,
+        "lr_rule": trunk.lr_rule,
+        "batch_rule": trunk.batch_rule,
+        "schedule": train.schedule.kind,
+        "schedule_params": train.schedule.model_dump_json(exclude={"kind"}),
+        **train.model_dump(
+            include={"optimizer", "weight_decay", "beta1", "beta2", "eps", "grad_clip", "dtype"}
+        ),
+        "parameterisation": "standard",
+        **measured,
+        "status": status,
+        "reason": reason,
+    }

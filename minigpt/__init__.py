@@ -1,0 +1,1 @@
+"""MiniGPT: small GPTs, their data, their counts and their training loop."""

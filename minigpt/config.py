@@ -1,0 +1,195 @@
+"""What a model, its data and its training are: frozen, checked, free of torch."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _whole(value: object) -> object:
+    """Read 2e6 as the integer it is; anything else is left for the type check."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """A config object: unknown keys and wrong types are errors, fields never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(Frozen):
+    """Shape of one MiniGPT.
+
+    `gpt`: pre-norm RMSNorm, rotary positions, QK-norm, no biases, zero-initialised residual outputs.
+    `vaswani`: post-norm LayerNorm, token embedding × √d_model plus positions, biases, ReLU.
+    `d_ff` is 4·d_model unless given. The output head is never tied to the embedding.
+    """
+
+    preset: Literal["gpt", "vaswani"] = "gpt"
+    d_model: Positive
+    n_layers: Positive
+    n_heads: Positive
+    d_ff: Positive
+    vocab_size: Positive
+    seq_len: Positive
+    activation: Literal["relu", "relu2", "gelu"]
+    positions: Literal["rotary", "learned", "sinusoidal"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: object) -> object:
+        """Fill what the preset decides, so that a stored config is always whole."""
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset", "gpt")
+        filled: dict[str, object] = {
+            "activation": "relu" if preset == "vaswani" else "relu2",
+            "positions": "learned" if preset == "vaswani" else "rotary",
+        }
+        if preset == "vaswani":
+            filled |= {"vocab_size": 1000, "d_model": 128, "n_layers": 2, "n_heads": 4}
+        filled |= values
+        d_model = filled.get("d_model")
+        if isinstance(d_model, int):
+            filled.setdefault("d_ff", 4 * d_model)
+        return filled
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}; "
+                f"choose n_heads among {_divisors(self.d_model)}"
+            )
+        if self.preset == "gpt" and self.positions != "rotary":
+            raise ValueError(
+                f"positions = '{self.positions}' belongs to preset 'vaswani'; "
+                "preset 'gpt' has 'rotary'"
+            )
+        if self.preset == "vaswani" and self.positions == "rotary":
+            raise ValueError(
+                "positions = 'rotary' belongs to preset 'gpt'; "
+                "preset 'vaswani' has 'learned' or 'sinusoidal'"
+            )
+        if self.preset == "vaswani" and self.activation != "relu":
+            raise ValueError(
+                f"activation = '{self.activation}' belongs to preset 'gpt'; "
+                "preset 'vaswani' has 'relu'"
+            )
+        if self.positions == "rotary" and (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of channels: d_model / n_heads = "
+                f"{self.d_model // self.n_heads} must be even"
+            )
+        return self
+
+    @property
+    def d_head(self) -> int:
+        """Channels of one attention head."""
+        return self.d_model // self.n_heads
+
+
+class DataConfig(Frozen):
+    """Where the text comes from and how it is split.
+
+    `source = "stdlib"`: the Python standard library's own source text. `source = "text"`: the plain-text files,
+    folders and globs of `path`. `val_fraction` of the documents (chosen by content hash) is held out;
+    the first `eval_tokens` held-out tokens measure every final loss, the first `curve_eval_tokens`
+    the points of the training curves. `max_epochs` allows repetition of the training text.
+    """
+
+    source: Literal["stdlib", "text"] = "stdlib"
+    path: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.12
+    eval_tokens: Positive = 1_048_576
+    curve_eval_tokens: Positive = 32_768
+    max_epochs: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _path(self) -> Self:
+        if self.source == "text" and not self.path:
+            raise ValueError(
+                "source = 'text' needs path: a file, a folder, a glob, or a list of them"
+            )
+        if self.source == "stdlib" and self.path is not None:
+            raise ValueError("path belongs to source = 'text'; set source = 'text' or remove path")
+        if self.curve_eval_tokens > self.eval_tokens:
+            raise ValueError(
+                f"curve_eval_tokens = {self.curve_eval_tokens} exceeds eval_tokens = {self.eval_tokens}"
+            )
+        return self
+
+
+class ScheduleConfig(Frozen):
+    """Learning-rate factor over a run, as numbers (see `minigpt.schedule`).
+
+    `wsd`: the trunk is `constant` or `power` (min(1, (power_tokens/tokens)^power)); a horizon's branch
+    cools down over the last `cooldown_fraction` of its tokens by `1-sqrt` or `linear`.
+    `cosine`: each horizon is a run of its own that ends at `final_fraction` of the peak.
+    """
+
+    kind: Literal["wsd", "cosine"] = "wsd"
+    warmup_tokens: Count = 0
+    trunk: Literal["constant", "power"] = "constant"
+    power: Annotated[float, Field(gt=0, le=1)] = 0.5
+    power_tokens: Positive | None = None
+    cooldown: Literal["1-sqrt", "linear"] = "1-sqrt"
+    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _power(self) -> Self:
+        if self.kind == "wsd" and (self.trunk == "power") != (self.power_tokens is not None):
+            raise ValueError(
+                "power_tokens belongs to trunk = 'power': give both (the tokens after which the rate falls) or neither"
+            )
+        return self
+
+
+class LearningRates(Frozen):
+    """Peak learning rate of each parameter group, resolved to numbers."""
+
+    hidden: Rate
+    embedding: Rate
+    head: Rate
+    vector: Rate
+
+
+class TrainConfig(Frozen):
+    """The optimisation of one trunk, every rule already resolved to a number."""
+
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: LearningRates
+    schedule: ScheduleConfig
+    batch_tokens: Positive
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Field(gt=0)] = 1e-10
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    eval_every_tokens: Positive = 131_072
+    seed: Count = 0
+
+    @model_validator(mode="after")
+    def _adam(self) -> Self:
+        if self.optimizer == "adam" and self.weight_decay:
+            raise ValueError(
+                f"weight_decay = {self.weight_decay} belongs to optimizer = 'adamw'; "
+                "for 'adam' set it to 0"
+            )
+        return self
+
+
+def steps_of(tokens: int, batch_tokens: int) -> int:
+    """Optimiser steps that train `tokens`, rounded to the nearest whole step."""
+    return max(1, math.floor(tokens / batch_tokens + 0.5))
+
+
+def _divisors(n: int) -> list[int]:
+    return [k for k in range(1, n + 1) if n % k == 0]

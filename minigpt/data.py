@@ -1,0 +1,293 @@
+"""Text to token shards, and batches as a pure function of (seed, step). No torch.
+
+A corpus is a list of documents. Documents, or blocks of them where there are few, are held out by the hash of
+their content, so a document never changes side when others are added. Tokens are bytes 0-255 and 256,
+`<|endoftext|>`, after every document; shards are memory-mapped uint16 files, cached by content hash.
+"""
+
+import functools
+import glob
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minigpt.config import DataConfig
+
+END_OF_TEXT = 256
+BYTE_VOCABULARY = 257
+FORMAT = 1  # raise it when the same text would give other shards
+
+# Tests and generated code tables repeat one another: with them, held-out text stands in training too.
+STDLIB_LEFT_OUT = {
+    "test",
+    "tests",
+    "idle_test",
+    "encodings",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+}
+BLOCK_BYTES = 65_536  # of a document, where whole documents are too few to be split
+MIN_DOCUMENTS = 20
+
+
+class DataError(ValueError):
+    """A corpus that cannot be used: the message names the value, the rule and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusInfo:
+    """What is known of a prepared corpus; stored beside its shards."""
+
+    format: int
+    source: str
+    content_sha256: str
+    data_sha256: str
+    val_sha256: str
+    documents: int
+    split_unit: str
+    train_tokens: int
+    val_tokens: int
+    overlap: float
+    skipped: tuple[str, ...]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token shards of one corpus: `train` and `val`, memory-mapped uint16."""
+
+    info: CorpusInfo
+    train: np.ndarray
+    val: np.ndarray
+
+
+def prepare(config: DataConfig, cache: Path) -> Corpus:
+    """Tokenise the corpus of `config` into `cache`, or open what is already there.
+
+    Raises DataError for a corpus that is missing, empty, unreadable or too small for `eval_tokens`.
+    """
+    paths, named = _candidates(config)
+    # Unchanged files need not be read again: their stats point at the shards made from them.
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    pointer = cache / "seen" / _sha256(repr((FORMAT, config.val_fraction, stats)).encode())
+    if pointer.exists() and (cache / pointer.read_text() / "meta.json").exists():
+        folder = cache / pointer.read_text()
+    else:
+        folder = _prepare(config, cache, *_read(paths, named))
+        pointer.parent.mkdir(exist_ok=True)
+        pointer.write_text(folder.name)
+    info = _read_info(folder)
+    if info.val_tokens < config.eval_tokens + 1:
+        raise DataError(
+            f"data.eval_tokens = {config.eval_tokens:,} exceeds the {max(0, info.val_tokens - 1):,} held-out tokens of "
+            f"{_where(config)} ({info.train_tokens + info.val_tokens:,} tokens in all, "
+            f"val_fraction = {config.val_fraction}); lower data.eval_tokens (with data.curve_eval_tokens) "
+            "or raise data.val_fraction"
+        )
+    shard = functools.partial(np.memmap, dtype="<u2", mode="r")
+    return Corpus(info, shard(folder / "train.bin"), shard(folder / "val.bin"))
+
+
+def batch(
+    corpus: Corpus, *, seed: int, step: int, batch_size: int, seq_len: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets (both int64, batch_size × seq_len) of one step: a pure function of its arguments.
+
+    The training shard is cut into windows of `seq_len` inputs and their next tokens; an epoch visits each once in
+    an order drawn from (seed, epoch). The order does not depend on the model or the batch size.
+    """
+    n_windows = windows(len(corpus.train), seq_len)
+    index_B = np.arange(step * batch_size, (step + 1) * batch_size)
+    epoch_B, place_B = np.divmod(index_B, n_windows)
+    window_B = np.empty_like(index_B)
+    for epoch in np.unique(epoch_B):
+        here = epoch_B == epoch
+        window_B[here] = _order(seed, int(epoch), n_windows)[place_B[here]]
+    return _gather(corpus.train, window_B, seq_len)
+
+
+def held_out(
+    corpus: Corpus, *, tokens: int, seq_len: int, start: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of held-out windows `start` to `start + batch_size` among the first `tokens` tokens."""
+    stop = min(start + batch_size, windows(tokens + 1, seq_len))
+    return _gather(corpus.val, np.arange(start, stop), seq_len)
+
+
+def windows(tokens: int, seq_len: int) -> int:
+    """Windows of `seq_len` inputs, each with its next tokens, in a shard of `tokens` tokens."""
+    return (tokens - 1) // seq_len
+
+
+def _gather(shard: np.ndarray, window_B: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    chunk_BT = shard[(window_B * seq_len)[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    return chunk_BT[:, :-1], chunk_BT[:, 1:]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n_windows)
+
+
+def _candidates(config: DataConfig) -> tuple[list[Path], set[Path]]:
+    """Files of the corpus in a fixed order, and those among them that the user named one by one."""
+    if config.source == "stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        found = []
+        for folder, names, files in os.walk(root):
+            names[:] = set(names) - STDLIB_LEFT_OUT
+            found += [Path(folder, name) for name in files if name.endswith(".py")]
+        return sorted(found, key=lambda path: path.relative_to(root).as_posix()), set()
+    found, named = [], set()
+    for pattern in (config.path,) if isinstance(config.path, str) else config.path or ():
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+        elif path.is_file():
+            found.append(path)
+            named.add(path)
+        else:
+            matches = [Path(p) for p in glob.glob(str(path), recursive=True)]
+            if not matches:
+                raise DataError(
+                    f"data.path = {pattern!r}: no such file or folder, and no file matches it as a glob; "
+                    "paths are relative to the current folder"
+                )
+            found += sorted(p for p in matches if p.is_file())
+    return list(dict.fromkeys(found)), named
+
+
+def _read(paths: list[Path], named: set[Path]) -> tuple[list[bytes], tuple[str, ...]]:
+    """Texts of the files, and the names of those that are not plain UTF-8 text."""
+    documents, skipped = [], []
+    for path in paths:
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"data.path: cannot read {path}: {error.strerror}") from error
+        if _is_text(text):
+            documents.append(text)
+        elif path in named:
+            raise DataError(
+                f"data.path = {str(path)!r}: not plain UTF-8 text; convert it, or leave it out"
+            )
+        else:
+            skipped.append(str(path))
+    return [text for text in documents if text], tuple(skipped)
+
+
+def _is_text(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in text
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _where(config: DataConfig) -> str:
+    return "the standard library" if config.source == "stdlib" else f"data.path = {config.path!r}"
+
+
+def _prepare(
+    config: DataConfig, cache: Path, documents: list[bytes], skipped: tuple[str, ...]
+) -> Path:
+    """Split, tokenise and measure; the shards' folder appears whole or not at all."""
+    if not documents:
+        raise DataError(f"{_where(config)}: no text in it; give files that hold plain UTF-8 text")
+    content_sha256 = _sha256(b"".join(hashlib.sha256(text).digest() for text in documents))
+    key = f"{FORMAT}|{config.source}|{content_sha256}|{config.val_fraction!r}"
+    folder = cache / _sha256(key.encode())[:16]
+    if (folder / "meta.json").exists():
+        return folder
+    total = sum(map(len, documents))
+    few = len(documents) < MIN_DOCUMENTS or max(map(len, documents)) > total / 10
+    units = [piece for text in documents for piece in _blocks(text)] if few else documents
+    hashed = [(hashlib.sha256(unit).digest(), unit) for unit in units]
+    limit = int(config.val_fraction * 2**64)
+    val = sorted((h, unit) for h, unit in hashed if int.from_bytes(h[:8], "big") < limit)
+    train = [unit for h, unit in hashed if int.from_bytes(h[:8], "big") >= limit]
+    if not train or not val:
+        raise DataError(
+            f"{_where(config)}: {total:,} bytes in {len(units)} pieces leave no "
+            f"{'training' if not train else 'held-out'} text at data.val_fraction = {config.val_fraction}; "
+            "give more text or change data.val_fraction"
+        )
+    # Held-out text lies in the order of its hashes: any first part of it is a random sample of documents.
+    shards = {"train": _tokens(train), "val": _tokens([unit for _, unit in val])}
+    info = CorpusInfo(
+        format=FORMAT,
+        source=config.source,
+        content_sha256=content_sha256,
+        data_sha256=_sha256(shards["train"].tobytes()),
+        val_sha256=_sha256(shards["val"].tobytes()),
+        documents=len(documents),
+        split_unit="block" if few else "document",
+        train_tokens=len(shards["train"]),
+        val_tokens=len(shards["val"]),
+        overlap=_overlap(train, [unit for _, unit in val]),
+        skipped=skipped,
+        origin=f"Python {platform.python_version()}"
+        if config.source == "stdlib"
+        else str(config.path),
+    )
+    made = folder.with_name(f".{folder.name}.{os.getpid()}")
+    made.mkdir(parents=True)
+    for name, shard in shards.items():
+        shard.tofile(made / f"{name}.bin")
+    (made / "meta.json").write_text(json.dumps(asdict(info), indent=1))
+    try:
+        os.replace(made, folder)
+    except OSError:  # another process was faster: its shards are the same
+        shutil.rmtree(made)
+    return folder
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_info(folder: Path) -> CorpusInfo:
+    values = json.loads((folder / "meta.json").read_text())
+    return CorpusInfo(**{**values, "skipped": tuple(values["skipped"])})
+
+
+def _blocks(text: bytes) -> list[bytes]:
+    """Cut a document into pieces of about BLOCK_BYTES at line ends."""
+    lines, pieces, size, first = text.splitlines(keepends=True), [], 0, 0
+    for i, line in enumerate(lines):
+        size += len(line)
+        if size >= BLOCK_BYTES or i == len(lines) - 1:
+            pieces.append(b"".join(lines[first : i + 1]))
+            size, first = 0, i + 1
+    return pieces
+
+
+def _tokens(units: list[bytes]) -> np.ndarray:
+    parts = []
+    for unit in units:
+        parts += [np.frombuffer(unit, np.uint8).astype("<u2"), np.array([END_OF_TEXT], "<u2")]
+    return np.concatenate(parts)
+
+
+def _overlap(train: list[bytes], val: list[bytes]) -> float:
+    """Share of held-out windows of three non-blank lines that also stand in training."""
+    seen = {window for unit in train for window in _line_windows(unit)}
+    found = [window in seen for unit in val for window in _line_windows(unit)]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _line_windows(unit: bytes) -> list[int]:
+    lines = [line.strip() for line in unit.splitlines() if line.strip()]
+    return [hash(triple) for triple in zip(lines, lines[1:], lines[2:], strict=False)]
