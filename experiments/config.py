@@ -1,4 +1,5 @@
-"""SweepConfig: one strict TOML file plus KEY=VALUE overrides; every mistake is one clear message."""
+"""SweepConfig: one strict TOML file plus KEY=VALUE overrides; every mistake is one clear
+message."""
 
 import difflib
 import tomllib
@@ -21,7 +22,8 @@ class ConfigError(ValueError):
 
 
 class TrainSection(Frozen):
-    """How every model of the sweep is trained; rules are resolved per size by `experiments.plan`."""
+    """How every model of the sweep is trained; rules are resolved per size by
+    `experiments.plan`."""
 
     optimizer: Literal["adamw", "adam"] = "adamw"
     batch: BatchRule = ConstantBatch(rule="constant", tokens=1024)
@@ -36,7 +38,8 @@ class TrainSection(Frozen):
 
 
 class Size(Frozen):
-    """One rung of the ladder: model keys over those of [model], and its own seeds where it has some."""
+    """One rung of the ladder: model keys over those of [model], and its own seeds where it has
+    some."""
 
     model: dict[str, Scalar]
     seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] | None = None
@@ -57,7 +60,8 @@ class Size(Frozen):
 
 
 class Run(Frozen):
-    """One explicit run of [[grid.runs]]: model keys and a horizon, with what differs from [train]."""
+    """One explicit run of [[grid.runs]]: model keys and a horizon, with what differs from
+    [train]."""
 
     model: dict[str, Scalar]
     tokens: Positive
@@ -85,8 +89,9 @@ class Run(Frozen):
 class Grid(Frozen):
     """The axes: every size × horizon × seed × rate multiplier × batch, and the explicit runs.
 
-    Horizons are `tokens` or `tokens_per_param` (times n_total). `holdout` lists partial matches, such as
-    {d_model = 128} or {tokens = 3e6}: runs that match one are trained but kept out of every fit.
+    Horizons are `tokens` or `tokens_per_param` (times n_total). `holdout` lists partial matches,
+    such as {d_model = 128} or {tokens = 3e6}: runs that match one are trained but kept out of every
+    fit.
     """
 
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
@@ -102,7 +107,8 @@ class Grid(Frozen):
     def _whole(self) -> Self:
         if self.sizes and bool(self.tokens) == bool(self.tokens_per_param):
             raise ValueError(
-                "sizes need horizons: give exactly one of tokens = [...] and tokens_per_param = [...]"
+                "sizes need horizons: give exactly one of tokens = [...] and tokens_per_param = "
+                "[...]"
             )
         if not self.sizes and not self.runs:
             raise ValueError("the grid is empty: give sizes with tokens, or [[grid.runs]]")

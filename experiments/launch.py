@@ -1,7 +1,8 @@
 """Where trunks are trained: in this process, or in local slots, one worker process each.
 
-A worker imports torch once and trains one trunk after another. It ignores ctrl-C: the parent hears it and tells every
-worker to save and stop. A worker whose parent is gone stops by itself, because its pipe breaks.
+A worker imports torch once and trains one trunk after another. It ignores ctrl-C: the parent hears
+it and tells every worker to save and stop. A worker whose parent is gone stops by itself, because
+its pipe breaks.
 """
 
 import multiprocessing
@@ -16,8 +17,8 @@ from pathlib import Path
 import torch
 
 from experiments.config import ConfigError, LaunchSection
-from experiments.spec import TrunkSpec
 from experiments.run import Event, run_trunk
+from experiments.spec import TrunkSpec
 
 STOP_SECONDS = 60.0  # a worker saves its checkpoint within a step or an evaluation
 
@@ -29,7 +30,8 @@ def devices(launch: LaunchSection) -> list[str]:
     """
     if launch.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "launch.device = 'cuda': torch sees no GPU; use launch.device=cpu, or install a CUDA build of torch"
+            "launch.device = 'cuda': torch sees no GPU; use launch.device=cpu, or install a CUDA "
+            "build of torch"
         )
     if launch.device != "cpu" and torch.cuda.is_available():
         kinds = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -88,7 +90,8 @@ def _run_local(
                 try:
                     event = connection.recv()
                 except EOFError:
-                    # Killed from outside, by the kernel for want of memory or by a person: the rest goes on.
+                    # Killed from outside, by the kernel for want of memory or by a person: the rest
+                    # goes on.
                     process, device = workers.pop(connection)
                     trunk = busy.pop(connection)
                     process.join()
@@ -131,7 +134,8 @@ def _start(
 def _work(
     connection: Connection, sweep: Path, cache: Path, launch: LaunchSection, device: str
 ) -> None:
-    """A worker's life: take a trunk, report its events, end with None; until there is none or the parent is gone."""
+    """A worker's life: take a trunk, report its events, end with None; until there is none or the
+    parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(launch.threads_per_slot)
     try:

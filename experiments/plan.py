@@ -1,7 +1,7 @@
 """SweepConfig -> trunks with their runs: pure, free of torch; ids are hashes of content.
 
-A trunk is model, data, optimiser and seed, without horizons; a run is one horizon of a trunk. Rules become numbers
-here, before hashing, so an id never depends on how a number was written down.
+A trunk is model, data, optimiser and seed, without horizons; a run is one horizon of a trunk. Rules
+become numbers here, before hashing, so an id never depends on how a number was written down.
 """
 
 import hashlib
@@ -54,7 +54,8 @@ def expand(config: SweepConfig, corpus: CorpusInfo) -> list[TrunkSpec]:
         for trunk in _trunks(config, corpus, wishes):
             if trunk.trunk_id in trunks:
                 raise ConfigError(
-                    f"grid: d_model = {trunk.model.d_model}, seed = {trunk.train.seed} is asked for twice "
+                    f"grid: d_model = {trunk.model.d_model}, seed = {trunk.train.seed} is asked "
+                    "for twice "
                     "with the same recipe; remove one of the two"
                 )
             trunks[trunk.trunk_id] = trunk
@@ -67,7 +68,8 @@ def warnings(trunks: list[TrunkSpec]) -> list[str]:
     short = sum(run.stop < MIN_STEPS for trunk in trunks for run in trunk.runs)
     if short:
         found.append(
-            f"{short} runs have fewer than {MIN_STEPS} steps: they are trained, but no fit will use them; "
+            f"{short} runs have fewer than {MIN_STEPS} steps: they are trained, but no fit will "
+            "use them; "
             "lower the batch or lengthen the horizon"
         )
     for trunk in trunks:
@@ -75,7 +77,8 @@ def warnings(trunks: list[TrunkSpec]) -> list[str]:
         kind = trunk.train.schedule
         if kind.kind == "wsd" and kind.trunk == "constant" and span > TRUNK_SPAN:
             found.append(
-                f"a constant trunk spans {span:.1f}x in tokens (more than {TRUNK_SPAN:g}x): its rate cannot suit "
+                f"a constant trunk spans {span:.1f}x in tokens (more than {TRUNK_SPAN:g}x): its "
+                "rate cannot suit "
                 "both ends; use schedule.trunk = 'power', or a sweep per part"
             )
             break
@@ -83,7 +86,8 @@ def warnings(trunks: list[TrunkSpec]) -> list[str]:
     warmup = max(trunk.train.schedule.warmup_tokens for trunk in trunks)
     if warmup > WARMUP_SHARE * shortest:
         found.append(
-            f"warmup_tokens = {warmup:,} is {warmup / shortest:.1%} of the shortest horizon ({shortest:,}): "
+            f"warmup_tokens = {warmup:,} is {warmup / shortest:.1%} of the shortest horizon "
+            f"({shortest:,}): "
             f"above {WARMUP_SHARE:.0%} it fakes a steeper beta"
         )
     return found
@@ -225,7 +229,8 @@ def _trunks(config: SweepConfig, corpus: CorpusInfo, wishes: list[_Wish]) -> Ite
 def _runs(
     train: TrainConfig, corpus: CorpusInfo, config: SweepConfig, wishes: list[_Wish]
 ) -> tuple[RunSpec, ...]:
-    """The horizons of one trunk in steps, checked against each other, the warm-up and the corpus."""
+    """The horizons of one trunk in steps, checked against each other, the warm-up and the
+    corpus."""
     made: dict[int, tuple[RunSpec, _Wish]] = {}
     warmup = train.schedule.warmup_tokens
     for wish in sorted(wishes, key=lambda w: w.tokens):
@@ -233,12 +238,14 @@ def _runs(
         where = f"grid: horizon of {wish.tokens:,} tokens (d_model = {wish.model.d_model})"
         if at.stop in made:
             raise ConfigError(
-                f"{where} and that of {made[at.stop][1].tokens:,} tokens are both {at.stop} steps of "
+                f"{where} and that of {made[at.stop][1].tokens:,} tokens are both {at.stop} steps "
+                "of "
                 f"{train.batch_tokens:,} tokens; remove one, or lower the batch"
             )
         if wish.tokens <= warmup:
             raise ConfigError(
-                f"{where} is not longer than schedule.warmup_tokens = {warmup:,}; shorten the warm-up "
+                f"{where} is not longer than schedule.warmup_tokens = {warmup:,}; shorten the "
+                "warm-up "
                 "(3 % of the shortest horizon is plenty)"
             )
         if train.schedule.kind == "wsd" and at.start * train.batch_tokens < warmup:
@@ -250,8 +257,10 @@ def _runs(
         tokens = at.stop * train.batch_tokens
         if tokens > available * config.data.max_epochs:
             raise ConfigError(
-                f"{where} needs {tokens / available:.2f} epochs of the corpus's {available:,} training tokens, "
-                f"data.max_epochs = {config.data.max_epochs:g}; shorten the horizon, give more text, or ask for "
+                f"{where} needs {tokens / available:.2f} epochs of the corpus's {available:,} "
+                "training tokens, "
+                f"data.max_epochs = {config.data.max_epochs:g}; shorten the horizon, give more "
+                "text, or ask for "
                 f"repetition with data.max_epochs={tokens / available:.2f} or more"
             )
         run = RunSpec(run_id="", tokens=tokens, start=at.start, stop=at.stop, holdout=wish.holdout)

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from experiments.spec import TrunkSpec
 from experiments.run import Event
+from experiments.spec import TrunkSpec
 
 LINE_SECONDS = 15.0
 BAR_WIDTH = 24
@@ -104,7 +104,8 @@ class Progress:
             for key, event in sorted(self._last.items())
             if event.train_loss is not None
         )
-        return f"{self._clock()}  {self._share():4.0%} done, {self._time_left()} left  training {active}"
+        head = f"{self._clock()}  {self._share():4.0%} done, {self._time_left()} left"
+        return f"{head}  training {active}"
 
     def _say(self, trunk: TrunkSpec, event: Event) -> None:
         run, result = self._runs[event.run_id or ""], event.result or {}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def git() -> tuple[str | None, bool | None]:
-    """Commit of the code that runs and whether tracked files differ from it; None outside a checkout."""
+    """Commit of the code that runs and whether tracked files differ from it; None outside a
+    checkout."""
     root = Path(__file__).resolve().parent.parent
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:

@@ -1,4 +1,5 @@
-"""Batch and learning-rate rules: named objects that become numbers before anything is hashed or trained."""
+"""Batch and learning-rate rules: named objects that become numbers before anything is hashed or
+trained."""
 
 import math
 from typing import Annotated, Literal
@@ -24,8 +25,9 @@ class ConstantRate(Frozen):
 class InverseWidthRate(Frozen):
     """Hidden matrices at value·base_width/d_model, all other parameters at `value`.
 
-    With Adam this is the per-layer exponent under which the best rate transfers across widths in the standard
-    parameterisation (Everett et al. 2024, arXiv 2407.05872; Yang et al. 2022, arXiv 2203.03466, table 8).
+    With Adam this is the per-layer exponent under which the best rate transfers across widths in
+    the standard parameterisation (Everett et al. 2024, arXiv 2407.05872; Yang et al. 2022, arXiv
+    2203.03466, table 8).
     """
 
     rule: Literal["inverse-width"]
@@ -42,8 +44,8 @@ class InverseWidthRate(Frozen):
 class StepLawRate(Frozen):
     """η = 1.79·N^-0.713·D^0.307 for every parameter (Li et al. 2025, arXiv 2503.04715).
 
-    N is all parameters; D the geometric mean of the trunk's horizons, because one trunk has one rate.
-    Fitted between 60M and 1B parameters: below that it is an extrapolation.
+    N is all parameters; D the geometric mean of the trunk's horizons, because one trunk has one
+    rate. Fitted between 60M and 1B parameters: below that it is an extrapolation.
     """
 
     rule: Literal["step-law"]

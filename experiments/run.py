@@ -48,7 +48,8 @@ def run_trunk(
 ) -> Generator[Event]:
     """Train the runs of `trunk` that have no result yet, shortest first, yielding events.
 
-    Closing the generator saves a checkpoint and records `stopped`. A failure is recorded and yielded, not raised.
+    Closing the generator saves a checkpoint and records `stopped`. A failure is recorded and
+    yielded, not raised.
     """
     folder = store.trunk_folder(sweep, trunk.trunk_id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,13 +80,13 @@ def _run_locked(
         store.write_atomic(folder / "status.json", json.dumps(values))
 
     try:
-        store.write_atomic(folder / "spec.json", trunk.model_dump_json(indent=1))
         status("running")
         corpus = data.prepare(trunk.data, cache)
         found = (corpus.info.data_sha256, corpus.info.val_sha256)
         if found != (trunk.data_sha256, trunk.val_sha256):
             raise data.DataError(
-                f"the text of source '{trunk.data.source}' has changed since this sweep was planned; "
+                f"the text of source '{trunk.data.source}' has changed since this sweep was "
+                "planned; "
                 "start a new sweep with name=NEW"
             )
         _cut_partial_line(folder / "evals.jsonl")
@@ -210,7 +211,8 @@ def _append(path: Path, values: dict) -> None:
 
 
 def _cut_partial_line(path: Path) -> None:
-    """Drop what a killed process left of its last line, so that the next line starts at a line's start."""
+    """Drop what a killed process left of its last line, so that the next line starts at a line's
+    start."""
     if path.exists():
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]

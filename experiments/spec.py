@@ -15,7 +15,8 @@ class RunSpec(Frozen):
 
 
 class TrunkSpec(Frozen):
-    """One unit of work: a trunk and its runs, shortest first. `trunk_id` hashes all that the losses depend on."""
+    """One unit of work: a trunk and its runs, shortest first. `trunk_id` hashes all that the
+    losses depend on."""
 
     trunk_id: str
     sweep: str

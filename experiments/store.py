@@ -1,14 +1,15 @@
 """The sweep's folder: who writes what, what state a run is in, and `collect`.
 
-runs/<sweep>/sweep.json                      the resolved config and the corpus, written by the first run
+runs/<sweep>/sweep.json                      the resolved config and the corpus, written by the
+first run
 runs/<sweep>/trunks/<trunk_id>/spec.json     the trunk and its runs as planned last
                                evals.jsonl   one line per evaluation, appended
                                <run_id>.json one finished run: written last, atomically, never again
                                status.json   running, stopped or failed, for people and `status`
 runs/<sweep>/results.parquet, curves.parquet rewritten whole by `collect`, the only writer
 
-A run is finished when its <run_id>.json exists. A file is written beside its place and moved there, so what is
-read is whole; a half-written last line of evals.jsonl is not read.
+A run is finished when its <run_id>.json exists. A file is written beside its place and moved there,
+so what is read is whole; a half-written last line of evals.jsonl is not read.
 """
 
 import fcntl
@@ -25,6 +26,8 @@ import pyarrow.parquet as pq
 from experiments import schema
 from experiments.spec import RunSpec, TrunkSpec
 from minigpt.counts import flops_per_token, parameter_counts
+
+SETTLED = frozenset({"ok", "diverged"})  # states that more training does not change
 
 
 class StoreError(ValueError):
@@ -48,6 +51,11 @@ class CollectSummary:
     by_status: dict[str, int]
     path: Path
 
+    def __str__(self) -> str:
+        """One line for people."""
+        told = ", ".join(f"{n} {status}" for status, n in sorted(self.by_status.items()))
+        return f"{self.path}: {self.rows} rows ({told or 'no run has finished yet'})"
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old file or the new one."""
@@ -64,7 +72,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold `folder` against other processes; yields False if one holds it. The kernel frees it when we die."""
+    """Hold `folder` against other processes; yields False if one holds it. The kernel frees it
+    when we die."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,10 +94,24 @@ def trunks(sweep: Path) -> list[TrunkSpec]:
     return [TrunkSpec.model_validate_json(path.read_text()) for path in found]
 
 
+def write_spec(sweep: Path, trunk: TrunkSpec) -> None:
+    """Record `trunk` as planned now; finished runs that it no longer asks for stay on record."""
+    folder = trunk_folder(sweep, trunk.trunk_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "spec.json"
+    if path.exists():
+        known = {run.run_id for run in trunk.runs}
+        before = TrunkSpec.model_validate_json(path.read_text()).runs
+        kept = [r for r in before if r.run_id not in known and _result(folder, r).exists()]
+        runs = tuple(sorted((*trunk.runs, *kept), key=lambda run: run.tokens))
+        trunk = trunk.model_copy(update={"runs": runs})
+    write_atomic(path, trunk.model_dump_json(indent=1))
+
+
 def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
     """State of one run; `running` only while a process holds its trunk."""
     folder = trunk_folder(sweep, trunk.trunk_id)
-    result = folder / f"{run.run_id}.json"
+    result = _result(folder, run)
     if result.exists():
         values = json.loads(result.read_text())
         return RunState(state=values["status"], reason=values["reason"], result=values)
@@ -106,7 +129,8 @@ def read_status(folder: Path) -> dict:
 
 
 def read_evals(folder: Path) -> list[dict]:
-    """Whole lines of evals.jsonl, the last of each (branch, step): a resumed run says some of them again."""
+    """Whole lines of evals.jsonl, the last of each (branch, step): a resumed run says some of
+    them again."""
     path = folder / "evals.jsonl"
     if not path.exists():
         return []
@@ -123,7 +147,7 @@ def collect(sweep: Path) -> CollectSummary:
 
     Raises StoreError if `sweep` is no sweep's folder.
     """
-    planned = read_plan(sweep)
+    in_plan = planned(sweep)
     rows, curves = [], []
     for trunk in trunks(sweep):
         folder = trunk_folder(sweep, trunk.trunk_id)
@@ -133,7 +157,7 @@ def collect(sweep: Path) -> CollectSummary:
             if state.result is None and state.state != "failed":
                 continue
             status, reason = state.state, state.reason
-            if run.run_id not in planned:
+            if run.run_id not in in_plan:
                 status, reason = "unplanned", "no longer in the plan of this sweep"
             rows.append(_row(trunk, run, rank[run.run_id], status, reason, state.result or {}))
         exact = flops_per_token(trunk.model).exact
@@ -156,7 +180,7 @@ def collect(sweep: Path) -> CollectSummary:
     return CollectSummary(rows=len(rows), by_status=by_status, path=sweep / "results.parquet")
 
 
-def read_plan(sweep: Path) -> set[str]:
+def planned(sweep: Path) -> set[str]:
     """Run ids of the sweep's last plan."""
     path = sweep / "sweep.json"
     if not path.exists():
@@ -164,6 +188,10 @@ def read_plan(sweep: Path) -> set[str]:
             f"{sweep}: no sweep.json in it; give the folder of a sweep, such as runs/quick"
         )
     return set(json.loads(path.read_text())["runs"])
+
+
+def _result(folder: Path, run: RunSpec) -> Path:
+    return folder / f"{run.run_id}.json"
 
 
 def _write_parquet(path: Path, rows: list[dict], kind: pa.Schema) -> None:

@@ -25,9 +25,9 @@ class Frozen(BaseModel):
 class ModelConfig(Frozen):
     """Shape of one MiniGPT.
 
-    `gpt`: pre-norm RMSNorm, rotary positions, QK-norm, no biases, zero-initialised residual outputs.
-    `vaswani`: post-norm LayerNorm, token embedding × √d_model plus positions, biases, ReLU.
-    `d_ff` is 4·d_model unless given. The output head is never tied to the embedding.
+    `gpt`: pre-norm RMSNorm, rotary positions, QK-norm, no biases, zero-initialised residual
+    outputs. `vaswani`: post-norm LayerNorm, token embedding × √d_model plus positions, biases,
+    ReLU. `d_ff` is 4·d_model unless given. The output head is never tied to the embedding.
     """
 
     preset: Literal["gpt", "vaswani"] = "gpt"
@@ -97,10 +97,11 @@ class ModelConfig(Frozen):
 class DataConfig(Frozen):
     """Where the text comes from and how it is split.
 
-    `source = "stdlib"`: the Python standard library's own source text. `source = "text"`: the plain-text files,
-    folders and globs of `path`. `val_fraction` of the documents (chosen by content hash) is held out;
-    the first `eval_tokens` held-out tokens measure every final loss, the first `curve_eval_tokens`
-    the points of the training curves. `max_epochs` allows repetition of the training text.
+    `source = "stdlib"`: the Python standard library's own source text. `source = "text"`: the
+    plain-text files, folders and globs of `path`. `val_fraction` of the documents (chosen by
+    content hash) is held out; the first `eval_tokens` held-out tokens measure every final loss, the
+    first `curve_eval_tokens` the points of the training curves. `max_epochs` allows repetition of
+    the training text.
     """
 
     source: Literal["stdlib", "text"] = "stdlib"
@@ -120,7 +121,8 @@ class DataConfig(Frozen):
             raise ValueError("path belongs to source = 'text'; set source = 'text' or remove path")
         if self.curve_eval_tokens > self.eval_tokens:
             raise ValueError(
-                f"curve_eval_tokens = {self.curve_eval_tokens} exceeds eval_tokens = {self.eval_tokens}"
+                f"curve_eval_tokens = {self.curve_eval_tokens} exceeds eval_tokens = "
+                f"{self.eval_tokens}"
             )
         return self
 
@@ -128,8 +130,8 @@ class DataConfig(Frozen):
 class ScheduleConfig(Frozen):
     """Learning-rate factor over a run, as numbers (see `minigpt.schedule`).
 
-    `wsd`: the trunk is `constant` or `power` (min(1, (power_tokens/tokens)^power)); a horizon's branch
-    cools down over the last `cooldown_fraction` of its tokens by `1-sqrt` or `linear`.
+    `wsd`: the trunk is `constant` or `power` (min(1, (power_tokens/tokens)^power)); a horizon's
+    branch cools down over the last `cooldown_fraction` of its tokens by `1-sqrt` or `linear`.
     `cosine`: each horizon is a run of its own that ends at `final_fraction` of the peak.
     """
 
@@ -146,7 +148,8 @@ class ScheduleConfig(Frozen):
     def _power(self) -> Self:
         if self.kind == "wsd" and (self.trunk == "power") != (self.power_tokens is not None):
             raise ValueError(
-                "power_tokens belongs to trunk = 'power': give both (the tokens after which the rate falls) or neither"
+                "power_tokens belongs to trunk = 'power': give both (the tokens after which the "
+                "rate falls) or neither"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Parameters by group and training FLOPs per token by convention, in closed form.
 
-Both are what scaling laws put on their axes, and the convention moves the fitted exponents more than any
-other choice (Porian et al. 2024, arXiv 2406.19146; Pearce & Song 2024, arXiv 2406.12907).
+Both are what scaling laws put on their axes, and the convention moves the fitted exponents more
+than any other choice (Porian et al. 2024, arXiv 2406.19146; Pearce & Song 2024, arXiv 2406.12907).
 So every convention is computed, and the analysis chooses.
 """
 
@@ -75,10 +75,11 @@ def parameter_counts(model: ModelConfig) -> ParameterCounts:
 def flops_per_token(model: ModelConfig) -> FlopsPerToken:
     """Training FLOPs per token of `model` at its full context.
 
-    `six_n` = 6·N_total (Kaplan et al. 2020, §2.1, with all parameters); `matmul` = 6·N_matmul; `exact` = 6 per
-    element of every weight matrix including the head, plus 12·n_layers·seq_len·d_model for the attention's
-    two products over the full T×T square, forward and backward (the convention of torch.utils.flop_counter:
-    a causal kernel does about half of that part).
+    `six_n` = 6·N_total (Kaplan et al. 2020, §2.1, with all parameters); `matmul` = 6·N_matmul;
+    `exact` = 6 per element of every weight matrix including the head, plus
+    12·n_layers·seq_len·d_model for the attention's two products over the full T×T square, forward
+    and backward (the convention of torch.utils.flop_counter: a causal kernel does about half of
+    that part).
     """
     d, f, v, n = model.d_model, model.d_ff, model.vocab_size, model.n_layers
     counts = parameter_counts(model)

@@ -1,8 +1,9 @@
 """Text to token shards, and batches as a pure function of (seed, step). No torch.
 
-A corpus is a list of documents. Documents, or blocks of them where there are few, are held out by the hash of
-their content, so a document never changes side when others are added. Tokens are bytes 0-255 and 256,
-`<|endoftext|>`, after every document; shards are memory-mapped uint16 files, cached by content hash.
+A corpus is a list of documents. Documents, or blocks of them where there are few, are held out by
+the hash of their content, so a document never changes side when others are added. Tokens are bytes
+0-255 and 256, `<|endoftext|>`, after every document; shards are memory-mapped uint16 files, cached
+by content hash.
 """
 
 import functools
@@ -24,7 +25,8 @@ END_OF_TEXT = 256
 BYTE_VOCABULARY = 257
 FORMAT = 1  # raise it when the same text would give other shards
 
-# Tests and generated code tables repeat one another: with them, held-out text stands in training too.
+# Tests and generated code tables repeat one another: with them, held-out text stands in training
+# too.
 STDLIB_LEFT_OUT = {
     "test",
     "tests",
@@ -87,9 +89,11 @@ def prepare(config: DataConfig, cache: Path) -> Corpus:
     info = _read_info(folder)
     if info.val_tokens < config.eval_tokens + 1:
         raise DataError(
-            f"data.eval_tokens = {config.eval_tokens:,} exceeds the {max(0, info.val_tokens - 1):,} held-out tokens of "
+            f"data.eval_tokens = {config.eval_tokens:,} exceeds the "
+            f"{max(0, info.val_tokens - 1):,} held-out tokens of "
             f"{_where(config)} ({info.train_tokens + info.val_tokens:,} tokens in all, "
-            f"val_fraction = {config.val_fraction}); lower data.eval_tokens (with data.curve_eval_tokens) "
+            f"val_fraction = {config.val_fraction}); lower data.eval_tokens (with "
+            "data.curve_eval_tokens) "
             "or raise data.val_fraction"
         )
     shard = functools.partial(np.memmap, dtype="<u2", mode="r")
@@ -99,10 +103,12 @@ def prepare(config: DataConfig, cache: Path) -> Corpus:
 def batch(
     corpus: Corpus, *, seed: int, step: int, batch_size: int, seq_len: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets (both int64, batch_size × seq_len) of one step: a pure function of its arguments.
+    """Inputs and targets (both int64, batch_size × seq_len) of one step: a pure function of its
+    arguments.
 
-    The training shard is cut into windows of `seq_len` inputs and their next tokens; an epoch visits each once in
-    an order drawn from (seed, epoch). The order does not depend on the model or the batch size.
+    The training shard is cut into windows of `seq_len` inputs and their next tokens; an epoch
+    visits each once in an order drawn from (seed, epoch). The order does not depend on the model or
+    the batch size.
     """
     n_windows = windows(len(corpus.train), seq_len)
     index_B = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -117,7 +123,8 @@ def batch(
 def held_out(
     corpus: Corpus, *, tokens: int, seq_len: int, start: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of held-out windows `start` to `start + batch_size` among the first `tokens` tokens."""
+    """Inputs and targets of held-out windows `start` to `start + batch_size` among the first
+    `tokens` tokens."""
     stop = min(start + batch_size, windows(tokens + 1, seq_len))
     return _gather(corpus.val, np.arange(start, stop), seq_len)
 
@@ -158,7 +165,8 @@ def _candidates(config: DataConfig) -> tuple[list[Path], set[Path]]:
             matches = [Path(p) for p in glob.glob(str(path), recursive=True)]
             if not matches:
                 raise DataError(
-                    f"data.path = {pattern!r}: no such file or folder, and no file matches it as a glob; "
+                    f"data.path = {pattern!r}: no such file or folder, and no file matches it as "
+                    "a glob; "
                     "paths are relative to the current folder"
                 )
             found += sorted(p for p in matches if p.is_file())
@@ -221,10 +229,12 @@ def _prepare(
     if not train or not val:
         raise DataError(
             f"{_where(config)}: {total:,} bytes in {len(units)} pieces leave no "
-            f"{'training' if not train else 'held-out'} text at data.val_fraction = {config.val_fraction}; "
+            f"{'training' if not train else 'held-out'} text at data.val_fraction = "
+            f"{config.val_fraction}; "
             "give more text or change data.val_fraction"
         )
-    # Held-out text lies in the order of its hashes: any first part of it is a random sample of documents.
+    # Held-out text lies in the order of its hashes: any first part of it is a random sample of
+    # documents.
     shards = {"train": _tokens(train), "val": _tokens([unit for _, unit in val])}
     info = CorpusInfo(
         format=FORMAT,

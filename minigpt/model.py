@@ -1,6 +1,7 @@
 """MiniGPT, in two presets that share one code path where they agree.
 
-Shapes: B batch, T sequence, D width (d_model), H heads, K channels of a head, F feed-forward width, V vocabulary.
+Shapes: B batch, T sequence, D width (d_model), H heads, K channels of a head, F feed-forward width,
+V vocabulary.
 """
 
 import math
@@ -19,10 +20,10 @@ class MiniGPT(nn.Module):
     """A decoder-only transformer; `forward` maps tokens_BT to logits_BTV.
 
     `vaswani`: x = LayerNorm(x + MHA(x)), then x = LayerNorm(x + FFN(x)); embeddings × √d_model
-    (Vaswani et al. 2017, §3, decoder without cross-attention), torch's default initial distributions.
-    `gpt`: x = x + MHA(RMSNorm(x)), then x = x + MLP(RMSNorm(x)); initial matrices N(0, 1/fan_in), embeddings
-    N(0, 1), residual outputs and head zero, so the first loss is ln V exactly.
-    Initial weights are drawn from `seed` alone: the global generator is left as it was.
+    (Vaswani et al. 2017, §3, decoder without cross-attention), torch's default initial
+    distributions. `gpt`: x = x + MHA(RMSNorm(x)), then x = x + MLP(RMSNorm(x)); initial matrices
+    N(0, 1/fan_in), embeddings N(0, 1), residual outputs and head zero, so the first loss is ln V
+    exactly. Initial weights are drawn from `seed` alone: the global generator is left as it was.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -101,7 +102,8 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal softmax(QKᵀ/√d_k)V over H heads, with one fused projection to Q, K and V.
 
-    The fused matrix has the initial distribution of three separate ones: torch's bound depends on fan_in only.
+    The fused matrix has the initial distribution of three separate ones: torch's bound depends on
+    fan_in only.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -26,8 +26,8 @@ def optimizer(model: MiniGPT, config: TrainConfig) -> torch.optim.Optimizer:
 def parameter_groups(model: MiniGPT) -> dict[str, list[nn.Parameter]]:
     """Split the parameters of `model` by the fields of LearningRates.
 
-    `hidden`: matrices of the blocks; `embedding`: tokens and learned positions; `head`: the output matrix;
-    `vector`: gains, offsets and biases.
+    `hidden`: matrices of the blocks; `embedding`: tokens and learned positions; `head`: the output
+    matrix; `vector`: gains, offsets and biases.
     """
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in LearningRates.model_fields}
     for name, parameter in model.named_parameters():

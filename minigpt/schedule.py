@@ -1,8 +1,9 @@
 """The learning-rate factor of a step, pure, and where the horizons of a trunk branch off.
 
-A trunk follows a rate that does not depend on any horizon; the branch of a horizon D leaves it after
-(1 − c)·D tokens and cools down over the last c·D (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395;
-constant rate and cooldown: Hägele et al. 2024, arXiv 2405.18392). So one trunk serves every horizon.
+A trunk follows a rate that does not depend on any horizon; the branch of a horizon D leaves it
+after (1 − c)·D tokens and cools down over the last c·D (warm-up, stable, decay: Hu et al. 2024,
+arXiv 2404.06395; constant rate and cooldown: Hägele et al. 2024, arXiv 2405.18392). So one trunk
+serves every horizon.
 """
 
 import math
@@ -13,7 +14,8 @@ from minigpt.config import ScheduleConfig, steps_of
 
 @dataclass(frozen=True, kw_only=True)
 class Horizon:
-    """One budget of a trunk in optimiser steps: the branch is steps `start` to `stop`, `start` on the trunk."""
+    """One budget of a trunk in optimiser steps: the branch is steps `start` to `stop`, `start` on
+    the trunk."""
 
     start: int
     stop: int
@@ -40,8 +42,8 @@ def trunk_factor(schedule: ScheduleConfig, step: int, batch_tokens: int) -> floa
 def branch_factor(schedule: ScheduleConfig, step: int, at: Horizon, batch_tokens: int) -> float:
     """Rate factor of step `step` (0-based) on the branch of the horizon `at`.
 
-    WSD: the trunk's factor times 1 − √x or 1 − x, x the share of the cooldown done (Hägele et al. 2024, eq. 1
-    for 1 − √x). Cosine: from the peak to `final_fraction` over the whole run.
+    WSD: the trunk's factor times 1 − √x or 1 − x, x the share of the cooldown done (Hägele et al.
+    2024, eq. 1 for 1 − √x). Cosine: from the peak to `final_fraction` over the whole run.
     """
     x = (step - at.start) / (at.stop - at.start)
     factor = trunk_factor(schedule, step, batch_tokens)

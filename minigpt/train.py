@@ -1,9 +1,10 @@
 """Training: one trunk to one of its horizons, on one screen.
 
-`train` is a generator: it yields what happens and the caller writes it down. Everything a later call needs lies in
-the folder: `trunk-<step>.pt` where a horizon branched off, and `latest.pt`, saved by the clock and when the
-generator is closed. A call starts from the nearest of them, so a killed run, a longer horizon and a shorter one
-are the same case. On one CPU thread the losses do not depend on where it started, to the last bit.
+`train` is a generator: it yields what happens and the caller writes it down. Everything a later
+call needs lies in the folder: `trunk-<step>.pt` where a horizon branched off, and `latest.pt`,
+saved by the clock and when the generator is closed. A call starts from the nearest of them, so a
+killed run, a longer horizon and a shorter one are the same case. On one CPU thread the losses do
+not depend on where it started, to the last bit.
 """
 
 import math
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from minigpt import checkpoint, data, optim
 from minigpt.config import DataConfig, ModelConfig, TrainConfig
+from minigpt.data import Corpus
 from minigpt.model import MiniGPT, cross_entropy
 from minigpt.schedule import Horizon, branch_factor, trunk_factor
 
@@ -29,7 +31,8 @@ EVAL_BATCH_TOKENS = 2_048
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A sign of life: the step reached and the last training loss in nats per token (None before the first)."""
+    """A sign of life: the step reached and the last training loss in nats per token (None before
+    the first)."""
 
     step: int
     train_loss: float | None
@@ -37,7 +40,8 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One point of a training curve; `branch` is False on the trunk, where the rate is not annealed.
+    """One point of a training curve; `branch` is False on the trunk, where the rate is not
+    annealed.
 
     Losses in nats per token: `train_loss` the mean since the last point, `val_loss` over the first
     `curve_eval_tokens` held-out tokens with its standard error over sequences.
@@ -74,7 +78,7 @@ class Job:
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
-    corpus: data.Corpus
+    corpus: Corpus
     folder: Path
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
@@ -93,8 +97,8 @@ class _State:
 def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluation | Result]:
     """Train to the horizon `at` from the nearest checkpoint; save its final weights to `weights`.
 
-    Yields Progress (first of all with the step it starts from) and Evaluation as they come, and one Result at
-    the end. Closing the generator early saves `latest.pt` first.
+    Yields Progress (first of all with the step it starts from) and Evaluation as they come, and one
+    Result at the end. Closing the generator early saves `latest.pt` first.
     """
     state, config = _resume(job, at), job.train
     batch_size = config.batch_tokens // job.model.seq_len
@@ -149,10 +153,11 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
 
 
 def evaluate(model: MiniGPT, job: Job, tokens: int) -> tuple[float, float, float, int]:
-    """Loss on the first `tokens` held-out tokens: mean, standard error (nats per token), bits per byte, tokens.
+    """Loss on the first `tokens` held-out tokens: mean, standard error (nats per token), bits per
+    byte, tokens.
 
-    The standard error is over sequences. Bits per byte divides by the bytes of text among the targets:
-    an end-of-text token costs bits but is no byte.
+    The standard error is over sequences. Bits per byte divides by the bytes of text among the
+    targets: an end-of-text token costs bits but is no byte.
     """
     seq_len = model.config.seq_len
     count, per_batch = tokens // seq_len, max(1, EVAL_BATCH_TOKENS // seq_len)
@@ -179,7 +184,8 @@ def evaluate(model: MiniGPT, job: Job, tokens: int) -> tuple[float, float, float
 
 
 def _resume(job: Job, at: Horizon) -> _State:
-    """The state nearest to `at`: the latest checkpoint if it lies on the way, a branch point, or the start."""
+    """The state nearest to `at`: the latest checkpoint if it lies on the way, a branch point, or
+    the start."""
     model = MiniGPT(job.model, seed=job.train.seed).to(job.device)
     state = _State(model, optim.optimizer(model, job.train), torch.zeros((), device=job.device))
     found = [

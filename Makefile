@@ -1,0 +1,22 @@
+# Every target does its own set-up on a fresh machine: a virtual environment with pinned packages.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: quickstart test check
+
+quickstart: .venv/installed  ## train a ladder of small GPTs, fit the law, write the report
+	$(PY) -m experiments.sweep run configs/quick.toml
+	$(PY) -m analysis.report runs/quick
+
+test: .venv/installed  ## the tests that need neither a cluster nor a GPU
+	$(PY) -m pytest -n 2 -m "not slow and not gpu and not slurm"
+
+check: .venv/installed  ## lint, format, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
