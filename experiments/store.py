@@ -119,7 +119,9 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
     if status["state"] == "running":
         with locked(folder) as free:
             return RunState(state="stopped" if free else "running", reason=None, result=None)
-    return RunState(state=status["state"], reason=status.get("reason"), result=None)
+    # A trunk may be done, or stopped within another run, before this run was ever asked for.
+    state = status["state"] if status["state"] in ("failed", "stopped") else "missing"
+    return RunState(state=state, reason=status.get("reason"), result=None)
 
 
 def read_status(folder: Path) -> dict:

@@ -89,6 +89,7 @@ class _State:
     model: MiniGPT
     optimizer: torch.optim.Optimizer
     loss_sum: Tensor  # training losses since the last evaluation
+    worst: Tensor  # the largest since the last look; a model can blow up and go quiet between two
     loss_count: int = 0
     step: int = 0
     branch: int | None = None  # the stop of the horizon whose branch this is; None on the trunk
@@ -133,14 +134,15 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
             state.optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.loss_sum += loss.detach()
+            state.worst = torch.maximum(state.worst, loss.detach())
             state.loss_count += 1
 
             if state.step % REPORT_STEPS == 0 or state.step == at.stop:
-                last = loss.item()
-                if not last <= EXPLODED * math.log(job.model.vocab_size):
-                    yield _diverged(state, last, job.model.vocab_size)
+                worst, state.worst = state.worst.item(), torch.zeros_like(state.worst)
+                if not worst <= EXPLODED * math.log(job.model.vocab_size):
+                    yield _diverged(state, worst, job.model.vocab_size)
                     return
-                yield Progress(step=state.step, train_loss=last)
+                yield Progress(step=state.step, train_loss=loss.item())
             if state.step % eval_steps == 0 and state.step < at.stop:
                 yield _evaluation(job, state, factor, began)
             if time.monotonic() - saved > job.checkpoint_seconds:
@@ -187,7 +189,8 @@ def _resume(job: Job, at: Horizon) -> _State:
     """The state nearest to `at`: the latest checkpoint if it lies on the way, a branch point, or
     the start."""
     model = MiniGPT(job.model, seed=job.train.seed).to(job.device)
-    state = _State(model, optim.optimizer(model, job.train), torch.zeros((), device=job.device))
+    zero = torch.zeros((), device=job.device)
+    state = _State(model, optim.optimizer(model, job.train), zero.clone(), zero.clone())
     found = [
         path
         for path in job.folder.glob("trunk-*.pt")
@@ -206,6 +209,7 @@ def _resume(job: Job, at: Horizon) -> _State:
         state.model.load_state_dict(best["model"])
         state.optimizer.load_state_dict(best["optimizer"])
         state.loss_sum, state.loss_count = best["loss_sum"], best["loss_count"]
+        state.worst = best["worst"]
         state.step, state.branch = best["step"], best["branch"]
     return state
 
@@ -218,6 +222,7 @@ def _save(state: _State, path: Path) -> None:
             "optimizer": state.optimizer.state_dict(),
             "loss_sum": state.loss_sum,
             "loss_count": state.loss_count,
+            "worst": state.worst,
             "step": state.step,
             "branch": state.branch,
         },
@@ -270,7 +275,7 @@ def _finish(job: Job, state: _State, weights: Path) -> Result:
 def _diverged(state: _State, loss: float, vocab_size: int) -> Result:
     limit = EXPLODED * math.log(vocab_size)
     reason = (
-        f"training loss {loss:.4g} at step {state.step} (limit {EXPLODED:g} ln V = {limit:.2f})"
+        f"training loss {loss:.4g} by step {state.step} (limit {EXPLODED:g} ln V = {limit:.2f})"
     )
     return Result(status="diverged", reason=reason, on_trunk=state.branch is None)
 

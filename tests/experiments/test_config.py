@@ -1,0 +1,66 @@
+"""Every mistake in a config is one message with file, key, value, rule and remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.config import ConfigError, load
+
+
+def test_overrides_reach_nested_keys(micro: Path) -> None:
+    config = load(
+        micro, ["grid.seeds=[3, 4]", "name=other", "train.lr.value=1e-2", "data.eval_tokens=2e3"]
+    )
+    assert config.grid.seeds == (3, 4)
+    assert config.folder.name == "other"
+    assert config.train.lr.model_dump()["value"] == 0.01
+    assert config.data.eval_tokens == 2000
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trian.lr=3", "unknown key 'trian'; did you mean 'train'?"),
+        ("train.optimiser=adam", "unknown key 'optimiser'; did you mean 'optimizer'? in [train]"),
+        ("train.lr.valeu=3", "unknown key 'valeu'; did you mean 'value'?"),
+        ("model.d_modle=3", "unknown key 'd_modle'; did you mean 'd_model'?"),
+        ("grid.sizes=[{ d_modle = 8 }]", "unknown key 'd_modle'; did you mean 'd_model'?"),
+        ("grid.holdout=[{ d_modle = 8 }]", "unknown key 'd_modle'; did you mean 'd_model'?"),
+        ("grid.tokens=[1.5]", "grid.tokens[0] = 1.5: input should be a valid integer"),
+        ("grid.tokens=['many']", "grid.tokens[0] = 'many': input should be a valid integer"),
+        ("grid.seeds=[true]", "grid.seeds[0] = True: input should be a valid integer"),
+        ("grid.seeds=[-1]", "grid.seeds[0] = -1: input should be greater than or equal to 0"),
+        ("grid.tokens_per_param=[20]", "exactly one of tokens = [...] and tokens_per_param"),
+        ("grid.sizes=[]", "the grid is empty"),
+        ("train.batch={ rule = 'constnat' }", "'constant', 'step-law'"),
+        ("data.val_fraction=1.0", "data.val_fraction = 1.0: input should be less than 1"),
+        ("data.source='stdlib'", "path belongs to source = 'text'"),
+        ("name='a b'", "name = 'a b'"),
+        ("schedule.power_tokens=5", "power_tokens belongs to trunk = 'power'"),
+        ("grid", "override 'grid': write KEY=VALUE"),
+        ("name.x=1", "'name' is no table of settings"),
+    ],
+)
+def test_mistakes_are_named(micro: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(micro, [override])
+    assert told in str(error.value)
+
+
+def test_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(
+        ConfigError, match=r"quik\.toml: no such config file; did you mean configs/quick.toml"
+    ):
+        load(Path("configs/quik.toml"))
+    bad = tmp_path / "bad.toml"
+    bad.write_text("name = ")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
+        load(bad)
+
+
+def test_shipped_configs_are_valid() -> None:
+    shipped = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+    assert {path.stem for path in shipped} >= {"quick", "tiny", "minigpt"}
+    for path in shipped:
+        assert load(path).name == path.stem
