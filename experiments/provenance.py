@@ -16,12 +16,8 @@ def git() -> tuple[str | None, bool | None]:
     return commit, None if status is None else bool(status)
 
 
-def device_name(device: str) -> str:
-    """A name people recognise: the GPU's, or the processor's."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
+def processor_name() -> str:
+    """The processor's name as its maker writes it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

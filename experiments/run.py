@@ -189,8 +189,9 @@ def _train_run(trunk: TrunkSpec, run: RunSpec, job: Job) -> Generator[Event, Non
 def _origin(trunk: TrunkSpec, device: str) -> dict:
     """Columns that say which code and machine made a result."""
     commit, dirty = provenance.git()
+    cuda = device.startswith("cuda")
     return {
-        "device": provenance.device_name(device),
+        "device": torch.cuda.get_device_name(device) if cuda else provenance.processor_name(),
         "torch": torch.__version__,
         "world_size": 1,
         "spec_hash": hashlib.sha256(trunk.model_dump_json().encode()).hexdigest(),

@@ -11,7 +11,9 @@ ORDER = {
     "experiments": (
         "rules config spec plan provenance schema store manifest tables run launch progress sweep"
     ),
-    "analysis": "load laws solve uncertainty compare result describe fit plots report",
+    "analysis": (
+        "read load laws newton solve uncertainty compare result describe trust fit plots report"
+    ),
 }
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {

@@ -1,0 +1,1 @@
+"""From a table of runs to a scaling law: read, fit, compare, report."""

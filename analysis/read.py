@@ -1,0 +1,105 @@
+"""Files of a study as frames: sweep folder, parquet or CSV, with its schema and units checked."""
+
+import difflib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+RESULTS_SCHEMA = "results/1"
+CURVES_SCHEMA = "curves/1"
+CURVE_COLUMNS = ("run_id", "trunk_id", "step", "tokens", "flops_exact", "train_loss", "val_loss")
+
+
+class DataError(ValueError):
+    """Data that cannot carry a law: one message with file, column or row, value, rule, remedy.
+
+    `exit_code` is 2 for bad input, 1 where the runs themselves ended without a result.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, str | None, dict[str, str], Path]:
+    """Frame, schema name (None: a foreign table), unit per column, and the file that was read."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder; name a sweep folder, a parquet or a CSV file"
+        )
+    file = path / "results.parquet" if path.is_dir() else path
+    if not file.exists():
+        raise DataError(
+            f"{path}: the folder has no results.parquet; collect it with "
+            f"`python -m experiments.sweep collect {path}`"
+        )
+    if file.suffix == ".parquet":
+        table = _parquet(file)
+        schema = (table.schema.metadata or {}).get(b"schema", b"").decode() or None
+        if schema != RESULTS_SCHEMA and (path.is_dir() or schema):
+            raise DataError(
+                f"{file}: schema is {schema!r}, this version reads {RESULTS_SCHEMA!r}; "
+                "collect the sweep again with this version"
+            )
+        units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in table.schema}
+        return table.to_pandas(), schema, units, file
+    try:
+        return pd.read_csv(file), None, {}, file
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise DataError(
+            f"{file}: not a readable CSV or parquet ({_first_line(error)}); "
+            "give a sweep folder, a .parquet or a comma-separated .csv"
+        ) from error
+
+
+def _parquet(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{file}: not a parquet file ({_first_line(error)}); collect the sweep again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def missing_columns(file: Path, missing: list[str], present: list[str]) -> str:
+    parts = []
+    for name in missing:
+        near = difflib.get_close_matches(name, present, n=3, cutoff=0.4)
+        parts.append(name + (f" (nearest: {', '.join(near)})" if near else ""))
+    return (
+        f"{file}: lacks {'column' if len(missing) == 1 else 'columns'} {'; '.join(parts)}; it has "
+        f"{', '.join(map(str, present[:40]))}; map other names with --n COL --d COL --loss COL "
+        "[--flops COL] [--trunk COL]"
+    )
+
+
+def read_curves(file: Path) -> pd.DataFrame | None:
+    if not file.exists():
+        return None
+    table = _parquet(file)
+    schema = (table.schema.metadata or {}).get(b"schema", b"").decode()
+    if schema != CURVES_SCHEMA:
+        raise DataError(
+            f"{file}: schema is {schema!r}, this version reads {CURVES_SCHEMA!r}; "
+            "collect the sweep again with this version"
+        )
+    missing = [c for c in CURVE_COLUMNS if c not in table.column_names]
+    if missing:
+        raise DataError(f"{file}: lacks columns {', '.join(missing)}; collect the sweep again")
+    return table.to_pandas()
+
+
+def read_config(file: Path) -> dict | None:
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({_first_line(error)}); run the sweep again") from error

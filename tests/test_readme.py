@@ -1,0 +1,68 @@
+"""Every command that the README shows works, on the tiny config; its links and files exist."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python -m")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the repository's root, where the commands may write."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    notes = folder / "notes"
+    notes.mkdir()
+    for path in sorted((ROOT / "experiments").glob("*.py")) + sorted(
+        (ROOT / "minigpt").glob("*.py")
+    ):
+        (notes / f"{path.stem}.txt").write_text(path.read_text())
+    rows = [
+        {"params": n, "tokens": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28}
+        for n in (1e6, 4e6, 1.6e7, 6.4e7)
+        for d in (1e8, 4e8, 1.6e9, 6.4e9)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "losses.csv", index=False)
+    return folder
+
+
+def test_commands_of_the_readme_run(folder: Path) -> None:
+    assert len(COMMANDS) > 8
+    for command in COMMANDS:
+        words = shlex.split(command.replace("quick", "tiny").replace("~/notes", "notes"))
+        if "data.source=text" in words:
+            words += ["data.eval_tokens=4096", "data.max_epochs=2"]
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (folder / "runs/tiny/report.html").stat().st_size > 10_000
+    assert len(pd.read_parquet(folder / "runs/mytext/results.parquet")) == 12
+
+
+def test_commands_of_the_makefile_are_those_of_the_readme() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted(p.name for p in ROOT.glob("*.md")), "docs/quick.md", "docs/design.md"]
+)
+def test_links_lead_somewhere(path: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text()):
+        assert link.startswith("http") or ((ROOT / path).parent / link).exists(), link
