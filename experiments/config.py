@@ -1,5 +1,4 @@
-"""SweepConfig: one strict TOML file plus KEY=VALUE overrides; every mistake is one clear
-message."""
+"""SweepConfig: one strict TOML file plus KEY=VALUE; every mistake is one clear message."""
 
 import difflib
 import tomllib
@@ -22,8 +21,7 @@ class ConfigError(ValueError):
 
 
 class TrainSection(Frozen):
-    """How every model of the sweep is trained; rules are resolved per size by
-    `experiments.plan`."""
+    """How every model of the sweep is trained; `experiments.plan` resolves the rules per size."""
 
     optimizer: Literal["adamw", "adam"] = "adamw"
     batch: BatchRule = ConstantBatch(rule="constant", tokens=1024)
@@ -38,8 +36,7 @@ class TrainSection(Frozen):
 
 
 class Size(Frozen):
-    """One rung of the ladder: model keys over those of [model], and its own seeds where it has
-    some."""
+    """One rung of the ladder: model keys over those of [model], and its own seeds if any."""
 
     model: dict[str, Scalar]
     seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] | None = None
@@ -60,8 +57,7 @@ class Size(Frozen):
 
 
 class Run(Frozen):
-    """One explicit run of [[grid.runs]]: model keys and a horizon, with what differs from
-    [train]."""
+    """One explicit run of [[grid.runs]]: model keys, a horizon, and what differs from [train]."""
 
     model: dict[str, Scalar]
     tokens: Positive

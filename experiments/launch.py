@@ -134,8 +134,7 @@ def _start(
 def _work(
     connection: Connection, sweep: Path, cache: Path, launch: LaunchSection, device: str
 ) -> None:
-    """A worker's life: take a trunk, report its events, end with None; until there is none or the
-    parent is gone."""
+    """A worker's life: take a trunk, report its events, then None; until there is no trunk."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(launch.threads_per_slot)
     try:

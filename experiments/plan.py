@@ -229,8 +229,7 @@ def _trunks(config: SweepConfig, corpus: CorpusInfo, wishes: list[_Wish]) -> Ite
 def _runs(
     train: TrainConfig, corpus: CorpusInfo, config: SweepConfig, wishes: list[_Wish]
 ) -> tuple[RunSpec, ...]:
-    """The horizons of one trunk in steps, checked against each other, the warm-up and the
-    corpus."""
+    """The horizons of one trunk, checked against each other, the warm-up and the corpus."""
     made: dict[int, tuple[RunSpec, _Wish]] = {}
     warmup = train.schedule.warmup_tokens
     for wish in sorted(wishes, key=lambda w: w.tokens):

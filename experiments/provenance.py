@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def git() -> tuple[str | None, bool | None]:
-    """Commit of the code that runs and whether tracked files differ from it; None outside a
-    checkout."""
+    """Commit of the running code, and whether tracked files differ from it; None if no checkout."""
     root = Path(__file__).resolve().parent.parent
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:

@@ -1,5 +1,4 @@
-"""Batch and learning-rate rules: named objects that become numbers before anything is hashed or
-trained."""
+"""Batch and learning-rate rules: named objects that become numbers before hashing."""
 
 import math
 from typing import Annotated, Literal

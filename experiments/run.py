@@ -212,8 +212,7 @@ def _append(path: Path, values: dict) -> None:
 
 
 def _cut_partial_line(path: Path) -> None:
-    """Drop what a killed process left of its last line, so that the next line starts at a line's
-    start."""
+    """Drop a killed process's half line, so that the next line starts at a line's start."""
     if path.exists():
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]

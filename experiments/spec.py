@@ -15,8 +15,7 @@ class RunSpec(Frozen):
 
 
 class TrunkSpec(Frozen):
-    """One unit of work: a trunk and its runs, shortest first. `trunk_id` hashes all that the
-    losses depend on."""
+    """One unit of work: a trunk and its runs, shortest first; its id hashes what matters."""
 
     trunk_id: str
     sweep: str

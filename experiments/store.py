@@ -72,8 +72,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold `folder` against other processes; yields False if one holds it. The kernel frees it
-    when we die."""
+    """Hold `folder` against other processes; yields False if one does. The kernel frees it."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,8 +130,7 @@ def read_status(folder: Path) -> dict:
 
 
 def read_evals(folder: Path) -> list[dict]:
-    """Whole lines of evals.jsonl, the last of each (branch, step): a resumed run says some of
-    them again."""
+    """Whole lines of evals.jsonl, the last of each (run, step): a resumed run repeats some."""
     path = folder / "evals.jsonl"
     if not path.exists():
         return []

@@ -13,8 +13,7 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, values: dict[str, object]) -> None:
-    """Write `values` (tensors, numbers, strings, nested dicts and lists of them) to `path`
-    atomically."""
+    """Write `values` (tensors, numbers, strings, nested dicts and lists) to `path` atomically."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         torch.save({"format": FORMAT, **values}, file)

@@ -123,8 +123,7 @@ def batch(
 def held_out(
     corpus: Corpus, *, tokens: int, seq_len: int, start: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of held-out windows `start` to `start + batch_size` among the first
-    `tokens` tokens."""
+    """Inputs and targets of `batch_size` held-out windows from `start`, within `tokens` tokens."""
     stop = min(start + batch_size, windows(tokens + 1, seq_len))
     return _gather(corpus.val, np.arange(start, stop), seq_len)
 

@@ -14,8 +14,7 @@ from minigpt.config import ScheduleConfig, steps_of
 
 @dataclass(frozen=True, kw_only=True)
 class Horizon:
-    """One budget of a trunk in optimiser steps: the branch is steps `start` to `stop`, `start` on
-    the trunk."""
+    """One budget of a trunk, in optimiser steps: the branch is steps `start` to `stop`."""
 
     start: int
     stop: int

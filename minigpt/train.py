@@ -31,8 +31,7 @@ EVAL_BATCH_TOKENS = 2_048
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A sign of life: the step reached and the last training loss in nats per token (None before
-    the first)."""
+    """A sign of life: the step reached and its loss in nats per token, None before the first."""
 
     step: int
     train_loss: float | None
@@ -186,8 +185,7 @@ def evaluate(model: MiniGPT, job: Job, tokens: int) -> tuple[float, float, float
 
 
 def _resume(job: Job, at: Horizon) -> _State:
-    """The state nearest to `at`: the latest checkpoint if it lies on the way, a branch point, or
-    the start."""
+    """The state nearest to `at`: `latest.pt` if on the way, a branch point, or the start."""
     model = MiniGPT(job.model, seed=job.train.seed).to(job.device)
     zero = torch.zeros((), device=job.device)
     state = _State(model, optim.optimizer(model, job.train), zero.clone(), zero.clone())

@@ -1,0 +1,62 @@
+"""What the sweep writes is what the analysis needs: stated once on each side, tested here."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.load import REQUIRED, load
+from analysis.read import CURVES_SCHEMA, RESULTS_SCHEMA
+from experiments import schema
+
+# A row that a sweep could write; every other column may be null.
+ROW = {
+    "arm": "main",
+    "status": "ok",
+    "holdout": False,
+    "n_total": 50_000,
+    "steps": 1000,
+    "epochs": 0.1,
+    "val_loss": 2.0,
+    "val_loss_se": 0.001,
+    "seed": 0,
+}
+
+
+def test_every_needed_column_is_written_in_the_needed_unit() -> None:
+    for name, unit in REQUIRED.items():
+        field = schema.RESULTS.field(name)
+        assert field.metadata is not None
+        if unit:
+            assert field.metadata[b"unit"].decode() == unit, name
+
+
+def test_the_schemas_have_the_same_names() -> None:
+    assert schema.RESULTS_SCHEMA == RESULTS_SCHEMA
+    assert schema.CURVES_SCHEMA == CURVES_SCHEMA
+
+
+def test_a_file_with_the_writers_schema_is_read(tmp_path: Path) -> None:
+    rows = [
+        {
+            **ROW,
+            "run_id": f"r{n}{d}",
+            "trunk_id": f"t{n}",
+            "n_total": n * 10_000,
+            "tokens": d * 500_000,
+            "flops_exact": 6e4 * n * d * 500_000,
+            "val_loss": 1.5 + 1 / n + 1 / d,
+        }
+        for n in (2, 4, 8)
+        for d in (1, 2, 4)
+    ]
+    rows[0] |= {"status": "diverged", "reason": "training loss nan", "val_loss": None}
+    rows[1] |= {"steps": 400}
+    rows[2] |= {"arm": "lr*0.5"}
+    path = tmp_path / "results.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema.RESULTS), path)
+    study = load(path)
+    assert len(study.train.N) == 6
+    assert {e["row"] for e in study.excluded} == {"r21", "r22", "r24"}
+    assert isinstance(study.table, pd.DataFrame)
