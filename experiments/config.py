@@ -10,7 +10,15 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from experiments.rules import BatchRule, ConstantBatch, ConstantRate, LearningRateRule
-from minigpt.config import Count, DataConfig, Frozen, ModelConfig, Positive, Rate, ScheduleConfig
+from minigpt.config import (
+    Count,
+    DataConfig,
+    Frozen,
+    ModelConfig,
+    Positive,
+    PositiveFloat,
+    ScheduleConfig,
+)
 
 Scalar = bool | int | float | str
 MODEL_KEYS = (*ModelConfig.model_fields, "d_head")
@@ -62,8 +70,8 @@ class Run(Frozen):
     model: dict[str, Scalar]
     tokens: Positive
     seed: Count | None = None
-    lr: Rate | None = None
-    lr_multiplier: Rate = 1.0
+    lr: PositiveFloat | None = None
+    lr_multiplier: PositiveFloat = 1.0
     batch_tokens: Positive | None = None
     holdout: bool = False
 
@@ -92,9 +100,9 @@ class Grid(Frozen):
 
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
     tokens: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    tokens_per_param: Annotated[tuple[Rate, ...], Field(strict=False)] = ()
+    tokens_per_param: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = ()
     seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = (0,)
-    lr_multipliers: Annotated[tuple[Rate, ...], Field(min_length=1, strict=False)] = (1.0,)
+    lr_multipliers: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, strict=False)] = (1.0,)
     batch_tokens: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     holdout: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()
     runs: Annotated[tuple[Run, ...], Field(strict=False)] = ()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from minigpt.config import Frozen, LearningRates, ModelConfig, Positive, Rate
+from minigpt.config import Frozen, LearningRates, ModelConfig, Positive, PositiveFloat
 from minigpt.counts import parameter_counts
 
 
@@ -13,7 +13,7 @@ class ConstantRate(Frozen):
     """The same peak rate for every parameter and size."""
 
     rule: Literal["constant"]
-    value: Rate
+    value: PositiveFloat
 
     def resolve(self, model: ModelConfig, horizons: list[int]) -> LearningRates:
         """Rates of `model`'s groups for a trunk with these horizons (tokens)."""
@@ -30,7 +30,7 @@ class InverseWidthRate(Frozen):
     """
 
     rule: Literal["inverse-width"]
-    value: Rate
+    value: PositiveFloat
     base_width: Positive
 
     def resolve(self, model: ModelConfig, horizons: list[int]) -> LearningRates:

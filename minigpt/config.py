@@ -13,7 +13,7 @@ def _whole(value: object) -> object:
 
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Frozen(BaseModel):
@@ -54,7 +54,7 @@ class ModelConfig(Frozen):
         if preset == "vaswani":
             filled |= {"vocab_size": 1000, "d_model": 128, "n_layers": 2, "n_heads": 4}
         filled |= values
-        d_model = filled.get("d_model")
+        d_model = _whole(filled.get("d_model"))
         if isinstance(d_model, int):
             filled.setdefault("d_ff", 4 * d_model)
         return filled
@@ -109,7 +109,7 @@ class DataConfig(Frozen):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.12
     eval_tokens: Positive = 1_048_576
     curve_eval_tokens: Positive = 32_768
-    max_epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_epochs: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _path(self) -> Self:
@@ -146,7 +146,9 @@ class ScheduleConfig(Frozen):
 
     @model_validator(mode="after")
     def _power(self) -> Self:
-        if self.kind == "wsd" and (self.trunk == "power") != (self.power_tokens is not None):
+        if self.kind == "cosine" and (self.trunk != "constant" or self.power_tokens is not None):
+            raise ValueError("trunk and power_tokens belong to kind = 'wsd'; a cosine has no trunk")
+        if (self.trunk == "power") != (self.power_tokens is not None):
             raise ValueError(
                 "power_tokens belongs to trunk = 'power': give both (the tokens after which the "
                 "rate falls) or neither"
@@ -157,10 +159,10 @@ class ScheduleConfig(Frozen):
 class LearningRates(Frozen):
     """Peak learning rate of each parameter group, resolved to numbers."""
 
-    hidden: Rate
-    embedding: Rate
-    head: Rate
-    vector: Rate
+    hidden: PositiveFloat
+    embedding: PositiveFloat
+    head: PositiveFloat
+    vector: PositiveFloat
 
 
 class TrainConfig(Frozen):

@@ -7,46 +7,35 @@ by content hash.
 """
 
 import functools
-import glob
 import hashlib
 import json
 import os
 import platform
 import shutil
-import sysconfig
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from minigpt import text
 from minigpt.config import DataConfig
+from minigpt.text import DataError
 
 END_OF_TEXT = 256
 BYTE_VOCABULARY = 257
 FORMAT = 1  # raise it when the same text would give other shards
 
-# Tests and generated code tables repeat one another: with them, held-out text stands in training
-# too.
-STDLIB_LEFT_OUT = {
-    "test",
-    "tests",
-    "idle_test",
-    "encodings",
-    "lib2to3",
-    "site-packages",
-    "dist-packages",
-}
 BLOCK_BYTES = 65_536  # of a document, where whole documents are too few to be split
 MIN_DOCUMENTS = 20
 
 
-class DataError(ValueError):
-    """A corpus that cannot be used: the message names the value, the rule and the remedy."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class CorpusInfo:
-    """What is known of a prepared corpus; stored beside its shards."""
+    """What is known of a prepared corpus: measured with its shards, and of the files behind them.
+
+    `overlap` is the share of held-out windows of three lines that also stand in training; `skipped`
+    names the files that are not text; `origin` is the interpreter's version or the user's path.
+    """
 
     format: int
     source: str
@@ -76,22 +65,25 @@ def prepare(config: DataConfig, cache: Path) -> Corpus:
 
     Raises DataError for a corpus that is missing, empty, unreadable or too small for `eval_tokens`.
     """
-    paths, named = _candidates(config)
+    paths, named = text.files(config)
     # Unchanged files need not be read again: their stats point at the shards made from them.
     stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    pointer = cache / "seen" / _sha256(repr((FORMAT, config.val_fraction, stats)).encode())
-    if pointer.exists() and (cache / pointer.read_text() / "meta.json").exists():
-        folder = cache / pointer.read_text()
-    else:
-        folder = _prepare(config, cache, *_read(paths, named))
+    known = (FORMAT, config.source, config.val_fraction, stats, sorted(map(str, named)))
+    pointer = cache / "seen" / f"{_sha256(repr(known).encode())}.json"
+    seen = json.loads(pointer.read_text()) if pointer.exists() else None
+    if seen is None or not (cache / seen["shards"] / "meta.json").exists():
+        documents, skipped = text.read(paths, named)
+        seen = {"shards": _write_shards(config, cache, documents).name, "skipped": skipped}
         pointer.parent.mkdir(exist_ok=True)
-        pointer.write_text(folder.name)
-    info = _read_info(folder)
+        _replace(pointer, json.dumps(seen))
+    folder = cache / seen["shards"]
+    values = json.loads((folder / "meta.json").read_text())
+    info = CorpusInfo(**values, origin=_origin(config), skipped=tuple(seen["skipped"]))
     if info.val_tokens < config.eval_tokens + 1:
         raise DataError(
             f"data.eval_tokens = {config.eval_tokens:,} exceeds the "
             f"{max(0, info.val_tokens - 1):,} held-out tokens of "
-            f"{_where(config)} ({info.train_tokens + info.val_tokens:,} tokens in all, "
+            f"{info.origin} ({info.train_tokens + info.val_tokens:,} tokens in all, "
             f"val_fraction = {config.val_fraction}); lower data.eval_tokens (with "
             "data.curve_eval_tokens) "
             "or raise data.val_fraction"
@@ -103,8 +95,7 @@ def prepare(config: DataConfig, cache: Path) -> Corpus:
 def batch(
     corpus: Corpus, *, seed: int, step: int, batch_size: int, seq_len: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets (both int64, batch_size × seq_len) of one step: a pure function of its
-    arguments.
+    """Inputs and targets (int64, batch_size × seq_len) of a step: a pure function of its arguments.
 
     The training shard is cut into windows of `seq_len` inputs and their next tokens; an epoch
     visits each once in an order drawn from (seed, epoch). The order does not depend on the model or
@@ -143,91 +134,30 @@ def _order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n_windows)
 
 
-def _candidates(config: DataConfig) -> tuple[list[Path], set[Path]]:
-    """Files of the corpus in a fixed order, and those among them that the user named one by one."""
-    if config.source == "stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        found = []
-        for folder, names, files in os.walk(root):
-            names[:] = set(names) - STDLIB_LEFT_OUT
-            found += [Path(folder, name) for name in files if name.endswith(".py")]
-        return sorted(found, key=lambda path: path.relative_to(root).as_posix()), set()
-    found, named = [], set()
-    for pattern in (config.path,) if isinstance(config.path, str) else config.path or ():
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-        elif path.is_file():
-            found.append(path)
-            named.add(path)
-        else:
-            matches = [Path(p) for p in glob.glob(str(path), recursive=True)]
-            if not matches:
-                raise DataError(
-                    f"data.path = {pattern!r}: no such file or folder, and no file matches it as "
-                    "a glob; "
-                    "paths are relative to the current folder"
-                )
-            found += sorted(p for p in matches if p.is_file())
-    return list(dict.fromkeys(found)), named
+def _origin(config: DataConfig) -> str:
+    return f"Python {platform.python_version()}" if config.source == "stdlib" else str(config.path)
 
 
-def _read(paths: list[Path], named: set[Path]) -> tuple[list[bytes], tuple[str, ...]]:
-    """Texts of the files, and the names of those that are not plain UTF-8 text."""
-    documents, skipped = [], []
-    for path in paths:
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"data.path: cannot read {path}: {error.strerror}") from error
-        if _is_text(text):
-            documents.append(text)
-        elif path in named:
-            raise DataError(
-                f"data.path = {str(path)!r}: not plain UTF-8 text; convert it, or leave it out"
-            )
-        else:
-            skipped.append(str(path))
-    return [text for text in documents if text], tuple(skipped)
-
-
-def _is_text(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in text
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _where(config: DataConfig) -> str:
-    return "the standard library" if config.source == "stdlib" else f"data.path = {config.path!r}"
-
-
-def _prepare(
-    config: DataConfig, cache: Path, documents: list[bytes], skipped: tuple[str, ...]
-) -> Path:
+def _write_shards(config: DataConfig, cache: Path, documents: list[bytes]) -> Path:
     """Split, tokenise and measure; the shards' folder appears whole or not at all."""
+    where = f"data.source = '{config.source}' ({_origin(config)})"
     if not documents:
-        raise DataError(f"{_where(config)}: no text in it; give files that hold plain UTF-8 text")
-    content_sha256 = _sha256(b"".join(hashlib.sha256(text).digest() for text in documents))
+        raise DataError(f"{where}: no text in it; give files that hold plain UTF-8 text")
+    content_sha256 = _sha256(b"".join(hashlib.sha256(document).digest() for document in documents))
     key = f"{FORMAT}|{config.source}|{content_sha256}|{config.val_fraction!r}"
     folder = cache / _sha256(key.encode())[:16]
     if (folder / "meta.json").exists():
         return folder
     total = sum(map(len, documents))
     few = len(documents) < MIN_DOCUMENTS or max(map(len, documents)) > total / 10
-    units = [piece for text in documents for piece in _blocks(text)] if few else documents
+    units = [piece for document in documents for piece in _blocks(document)] if few else documents
     hashed = [(hashlib.sha256(unit).digest(), unit) for unit in units]
     limit = int(config.val_fraction * 2**64)
     val = sorted((h, unit) for h, unit in hashed if int.from_bytes(h[:8], "big") < limit)
     train = [unit for h, unit in hashed if int.from_bytes(h[:8], "big") >= limit]
     if not train or not val:
         raise DataError(
-            f"{_where(config)}: {total:,} bytes in {len(units)} pieces leave no "
+            f"{where}: {total:,} bytes in {len(units)} pieces leave no "
             f"{'training' if not train else 'held-out'} text at data.val_fraction = "
             f"{config.val_fraction}; "
             "give more text or change data.val_fraction"
@@ -235,27 +165,23 @@ def _prepare(
     # Held-out text lies in the order of its hashes: any first part of it is a random sample of
     # documents.
     shards = {"train": _tokens(train), "val": _tokens([unit for _, unit in val])}
-    info = CorpusInfo(
-        format=FORMAT,
-        source=config.source,
-        content_sha256=content_sha256,
-        data_sha256=_sha256(shards["train"].tobytes()),
-        val_sha256=_sha256(shards["val"].tobytes()),
-        documents=len(documents),
-        split_unit="block" if few else "document",
-        train_tokens=len(shards["train"]),
-        val_tokens=len(shards["val"]),
-        overlap=_overlap(train, [unit for _, unit in val]),
-        skipped=skipped,
-        origin=f"Python {platform.python_version()}"
-        if config.source == "stdlib"
-        else str(config.path),
-    )
+    measured = {
+        "format": FORMAT,
+        "source": config.source,
+        "content_sha256": content_sha256,
+        "data_sha256": _sha256(shards["train"].tobytes()),
+        "val_sha256": _sha256(shards["val"].tobytes()),
+        "documents": len(documents),
+        "split_unit": "block" if few else "document",
+        "train_tokens": len(shards["train"]),
+        "val_tokens": len(shards["val"]),
+        "overlap": _overlap(train, [unit for _, unit in val]),
+    }
     made = folder.with_name(f".{folder.name}.{os.getpid()}")
     made.mkdir(parents=True)
     for name, shard in shards.items():
         shard.tofile(made / f"{name}.bin")
-    (made / "meta.json").write_text(json.dumps(asdict(info), indent=1))
+    (made / "meta.json").write_text(json.dumps(measured, indent=1))
     try:
         os.replace(made, folder)
     except OSError:  # another process was faster: its shards are the same
@@ -263,18 +189,19 @@ def _prepare(
     return folder
 
 
+def _replace(path: Path, content: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(content)
+    os.replace(part, path)
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _read_info(folder: Path) -> CorpusInfo:
-    values = json.loads((folder / "meta.json").read_text())
-    return CorpusInfo(**{**values, "skipped": tuple(values["skipped"])})
-
-
-def _blocks(text: bytes) -> list[bytes]:
+def _blocks(document: bytes) -> list[bytes]:
     """Cut a document into pieces of about BLOCK_BYTES at line ends."""
-    lines, pieces, size, first = text.splitlines(keepends=True), [], 0, 0
+    lines, pieces, size, first = document.splitlines(keepends=True), [], 0, 0
     for i, line in enumerate(lines):
         size += len(line)
         if size >= BLOCK_BYTES or i == len(lines) - 1:

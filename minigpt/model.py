@@ -30,7 +30,7 @@ class MiniGPT(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the CPU, where weights are drawn
             self._build(config)
         own = sum(p.numel() for p in self.parameters())
         counted = parameter_counts(config).total
@@ -118,9 +118,9 @@ class Attention(nn.Module):
         B, T, D = x_BTD.shape
         qkv_3BHTK = self.qkv(x_BTD).view(B, T, 3, self.n_heads, D // self.n_heads)
         qkv_3BHTK = qkv_3BHTK.permute(2, 0, 3, 1, 4)
-        qk_2BHTK, v_BHTK = self.qk_norm(qkv_3BHTK[:2]), qkv_3BHTK[2]
-        if rotation is not None:
-            qk_2BHTK = _rotate(qk_2BHTK, *rotation)
+        qk_2BHTK, v_BHTK = qkv_3BHTK[:2], qkv_3BHTK[2]
+        if rotation is not None:  # norm and rotation in float32, also under autocast
+            qk_2BHTK = _rotate(self.qk_norm(qk_2BHTK.to(rotation[0].dtype)), *rotation)
         q_BHTK, k_BHTK = qk_2BHTK.unbind(0)
         y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
         return self.out(y_BHTK.transpose(1, 2).reshape(B, T, D))

@@ -137,13 +137,16 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
             state.loss_count += 1
 
             if state.step % REPORT_STEPS == 0 or state.step == at.stop:
-                worst, state.worst = state.worst.item(), torch.zeros_like(state.worst)
+                worst = state.worst.item()
                 if not worst <= EXPLODED * math.log(job.model.vocab_size):
                     yield _diverged(state, worst, job.model.vocab_size)
                     return
-                yield Progress(step=state.step, train_loss=loss.item())
+                state.worst = torch.zeros_like(state.worst)
+            # Before the sign of life: closed there, this step's point would never be taken.
             if state.step % eval_steps == 0 and state.step < at.stop:
                 yield _evaluation(job, state, factor, began)
+            if state.step % REPORT_STEPS == 0 or state.step == at.stop:
+                yield Progress(step=state.step, train_loss=loss.item())
             if time.monotonic() - saved > job.checkpoint_seconds:
                 _save(state, job.folder / "latest.pt")
                 saved = time.monotonic()

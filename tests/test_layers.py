@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = {
-    "minigpt": "config counts schedule data model optim checkpoint train",
+    "minigpt": "config counts schedule text data model optim checkpoint train",
     "experiments": (
         "rules config spec plan provenance schema store manifest tables run launch progress sweep"
     ),
@@ -17,7 +17,7 @@ ORDER = {
 }
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
-    "minigpt": "config counts schedule data",
+    "minigpt": "config counts schedule text data",
     "experiments": "rules config spec plan provenance schema store manifest tables sweep",
     "analysis": ORDER["analysis"],
 }
