@@ -4,6 +4,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,12 +16,18 @@ from minigpt.config import (
     DataConfig,
     Frozen,
     ModelConfig,
+    Optimisation,
     Positive,
     PositiveFloat,
     ScheduleConfig,
 )
 
 Scalar = bool | int | float | str
+PLAIN = {  # pydantic's words, in those of a TOML file
+    "valid dictionary or object to extract fields from": "table such as { rule = 'constant', ... }",
+    "valid tuple": "list",
+    "Tuple": "List",
+}
 MODEL_KEYS = (*ModelConfig.model_fields, "d_head")
 
 
@@ -28,66 +35,44 @@ class ConfigError(ValueError):
     """A mistake of the user: the message has file, key, value, rule and remedy."""
 
 
-class TrainSection(Frozen):
+class TrainSection(Optimisation):
     """How every model of the sweep is trained; `experiments.plan` resolves the rules per size."""
 
-    optimizer: Literal["adamw", "adam"] = "adamw"
     batch: BatchRule = ConstantBatch(rule="constant", tokens=1024)
     lr: LearningRateRule = ConstantRate(rule="constant", value=1e-3)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    eps: Annotated[float, Field(gt=0)] = 1e-10
-    grad_clip: Annotated[float, Field(gt=0)] | Literal["off"] = 1.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    eval_every_tokens: Positive = 131_072
+    grad_clip: PositiveFloat | Literal["off"] = 1.0
 
 
-class Size(Frozen):
-    """One rung of the ladder: model keys over those of [model], and its own seeds if any."""
+class Cells(Frozen):
+    """Model keys over those of [model], in the file one flat table with the keys of a subclass."""
 
     model: dict[str, Scalar]
-    seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _flat(cls, values: object) -> object:
-        """In the file a size is one flat table."""
         if not isinstance(values, dict) or "model" in values:
             return values
-        own = {key: values[key] for key in values if key in cls.model_fields}
-        return {"model": {key: values[key] for key in values if key not in own}, **own}
-
-    @field_validator("model")
-    @classmethod
-    def _keys(cls, model: dict[str, Scalar]) -> dict[str, Scalar]:
-        return known_model_keys(model, also=("seeds",))
+        own = {key: value for key, value in values.items() if key in cls.model_fields}
+        known_model_keys(values.keys() - own.keys(), also=cls.model_fields.keys() - {"model"})
+        return {"model": {k: v for k, v in values.items() if k not in own}, **own}
 
 
-class Run(Frozen):
-    """One explicit run of [[grid.runs]]: model keys, a horizon, and what differs from [train]."""
+class Size(Cells):
+    """One rung of the ladder, with its own seeds if any."""
 
-    model: dict[str, Scalar]
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] | None = None
+
+
+class Run(Cells):
+    """One explicit run of [[grid.runs]]; `lr` replaces the value of the rule, or the rule."""
+
     tokens: Positive
     seed: Count | None = None
     lr: PositiveFloat | None = None
     lr_multiplier: PositiveFloat = 1.0
     batch_tokens: Positive | None = None
     holdout: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, values: object) -> object:
-        """In the file a run is one flat table."""
-        if not isinstance(values, dict) or "model" in values:
-            return values
-        own = {key: values[key] for key in values if key in cls.model_fields}
-        return {"model": {key: values[key] for key in values if key not in own}, **own}
-
-    @field_validator("model")
-    @classmethod
-    def _keys(cls, model: dict[str, Scalar]) -> dict[str, Scalar]:
-        return known_model_keys(model, also=tuple(set(cls.model_fields) - {"model"}))
 
 
 class Grid(Frozen):
@@ -109,6 +94,11 @@ class Grid(Frozen):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        for axis in ("tokens", "tokens_per_param", "seeds", "lr_multipliers", "batch_tokens"):
+            values = getattr(self, axis)
+            twice = [value for i, value in enumerate(values) if value in values[:i]]
+            if twice:
+                raise ValueError(f"{axis} holds {twice[0]} twice; remove one")
         if self.sizes and bool(self.tokens) == bool(self.tokens_per_param):
             raise ValueError(
                 "sizes need horizons: give exactly one of tokens = [...] and tokens_per_param = "
@@ -121,6 +111,10 @@ class Grid(Frozen):
             for key in match:
                 if key not in known:
                     raise ValueError(f"holdout: {unknown(key, known)}")
+            if not match:
+                raise ValueError(
+                    "holdout holds {}, which matches every run; name a size or horizon"
+                )
         return self
 
 
@@ -146,10 +140,18 @@ class SweepConfig(Frozen):
     grid: Grid
     launch: LaunchSection = LaunchSection()
 
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if name == "data":
+            raise ValueError("'data' is the folder of the token shards; choose another name")
+        return name
+
     @field_validator("model")
     @classmethod
     def _keys(cls, model: dict[str, Scalar]) -> dict[str, Scalar]:
-        return known_model_keys(model)
+        known_model_keys(model.keys())
+        return model
 
     @property
     def folder(self) -> Path:
@@ -184,18 +186,28 @@ def parse(table: dict, where: str) -> SweepConfig:
     try:
         return SweepConfig.model_validate(table)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {_message(e)}" for e in error.errors())) from None
+        told: dict[str, list[str]] = {}  # a union has one error for each of its types
+        errors = error.errors()
+        inside = {each["loc"][:-1] for each in errors}
+        for each in errors:
+            if each["type"] == "too_short" and each["loc"] in inside:
+                continue  # a list is "too short" once its only entry is refused
+            key, rule = _message(each)
+            told.setdefault(key, []).append(rule)
+        lines = [
+            f"{where}: {key}{', or '.join(dict.fromkeys(rules))}" for key, rules in told.items()
+        ]
+        raise ConfigError("\n".join(lines)) from None
 
 
-def known_model_keys(model: dict[str, Scalar], also: tuple[str, ...] = ()) -> dict[str, Scalar]:
-    """Return `model` if all its keys are a model's; ValueError with the nearest name otherwise."""
-    for key in model:
+def known_model_keys(keys: Iterable[str], also: Iterable[str] = ()) -> None:
+    """Raise ValueError with the nearest name for a key that is no model's."""
+    for key in keys:
         if key not in MODEL_KEYS:
             raise ValueError(unknown(key, (*MODEL_KEYS, *also)))
-    return model
 
 
-def unknown(key: str, choices: typing.Iterable[str]) -> str:
+def unknown(key: str, choices: Iterable[str]) -> str:
     """The message for an unknown key: the nearest known name, or all of them."""
     choices = sorted(choices)
     near = difflib.get_close_matches(key, choices, n=1)
@@ -218,20 +230,24 @@ def _override(table: dict, override: str) -> None:
         table[last] = value.strip()
 
 
-def _message(error: typing.Any) -> str:
-    """One pydantic error as key, value, rule."""
-    loc = [part for part in error["loc"] if not str(part).startswith("function-")]
+def _message(error: typing.Any) -> tuple[str, str]:
+    """One pydantic error as what is wrong (key and value) and the rule."""
+    tags = {"str", "tuple"}  # pydantic's names for the types of a union
+    loc = [p for p in error["loc"] if isinstance(p, int) or (p.isidentifier() and p not in tags)]
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
     if error["type"] == "extra_forbidden":
         *parents, last = loc
         where = f" in [{'.'.join(map(str, parents))}]" if parents else ""
-        return unknown(str(last), _fields_at(parents)) + where
+        near, hint = unknown(str(last), _fields_at(parents)).split(";", 1)
+        return "", f"{near}{where};{hint}"
     if error["type"] == "missing":
-        return f"missing key '{key}'"
+        return "", f"missing key '{key}'"
     rule = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{key}: {rule}" if key else rule
-    return f"{key} = {error['input']!r}: {rule[0].lower()}{rule[1:]}"
+        return f"{key}: " if key else "", rule
+    for pydantics, ours in PLAIN.items():
+        rule = rule.replace(pydantics, ours)
+    return f"{key} = {error['input']!r}: ", f"{rule[0].lower()}{rule[1:]}"
 
 
 def _fields_at(loc: list) -> list[str]:

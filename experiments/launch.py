@@ -1,26 +1,27 @@
 """Where trunks are trained: in this process, or in local slots, one worker process each.
 
 A worker imports torch once and trains one trunk after another. It ignores ctrl-C: the parent hears
-it and tells every worker to save and stop. A worker whose parent is gone stops by itself, because
-its pipe breaks.
+it and closes every worker's pipe, upon which the worker saves and ends. So does a worker whose
+parent is gone.
 """
 
 import multiprocessing
 import os
 import signal
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
 
+from experiments import store
 from experiments.config import ConfigError, LaunchSection
-from experiments.run import Event, run_trunk
+from experiments.run import Event, Place, run_trunk, until_signalled
 from experiments.spec import TrunkSpec
 
-STOP_SECONDS = 60.0  # a worker saves its checkpoint within a step or an evaluation
+STOP_SECONDS = 300.0  # a worker saves its checkpoint after the step or evaluation it is in
 
 
 def devices(launch: LaunchSection) -> list[str]:
@@ -38,7 +39,7 @@ def devices(launch: LaunchSection) -> list[str]:
         auto = len(kinds)
     else:
         kinds = ["cpu"]
-        auto = max(1, len(os.sched_getaffinity(0)) // launch.threads_per_slot)
+        auto = max(1, _cores() // launch.threads_per_slot)
     slots = auto if launch.slots == "auto" else launch.slots
     return [kinds[i % len(kinds)] for i in range(slots)]
 
@@ -50,58 +51,60 @@ def run_all(
 
     Closing the generator stops every worker after it has saved a checkpoint.
     """
-    slots = devices(launch)
+    places = [
+        Place(sweep=sweep, cache=cache, device=device, checkpoint_seconds=launch.checkpoint_seconds)
+        for device in devices(launch)
+    ]
     if launch.executor == "inline":
         torch.set_num_threads(launch.threads_per_slot)
-        for trunk in trunks:
-            yield from run_trunk(
-                trunk,
-                sweep,
-                cache=cache,
-                device=slots[0],
-                checkpoint_seconds=launch.checkpoint_seconds,
-            )
-        return
-    yield from _run_local(trunks, sweep, cache, launch, slots)
+        yield from until_signalled(_run_inline(trunks, places[0]))
+    else:
+        yield from _run_local(trunks, places, launch.threads_per_slot)
 
 
-def _run_local(
-    trunks: list[TrunkSpec], sweep: Path, cache: Path, launch: LaunchSection, slots: list[str]
-) -> Generator[Event]:
+def _run_inline(trunks: list[TrunkSpec], place: Place) -> Generator[Event]:
+    for trunk in trunks:
+        yield from run_trunk(trunk, place)
+
+
+def _run_local(trunks: list[TrunkSpec], places: list[Place], threads: int) -> Generator[Event]:
     waiting = list(trunks)
-    workers: dict[Connection, tuple[SpawnProcess, str]] = {}
+    workers: dict[Connection, tuple[SpawnProcess, Place]] = {}
     busy: dict[Connection, TrunkSpec] = {}
 
+    def hire(place: Place) -> None:
+        connection, process = _start(place, threads)
+        workers[connection] = (process, place)
+        give(connection)
+
     def give(connection: Connection) -> None:
-        if waiting:
-            busy[connection] = waiting.pop(0)
-            connection.send(busy[connection])
-        else:
-            connection.send(None)
+        with suppress(OSError):  # a worker that has died tells so when it is next listened to
+            if waiting:
+                busy[connection] = waiting.pop(0)
+                connection.send(busy[connection])
+            else:
+                connection.send(None)
 
     try:
-        for device in slots[: len(trunks)]:
-            connection, process = _start(sweep, cache, launch, device)
-            workers[connection] = (process, device)
-            give(connection)
+        for place in places[: len(trunks)]:
+            hire(place)
         while busy:
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 try:
                     event = connection.recv()
-                except EOFError:
-                    # Killed from outside, by the kernel for want of memory or by a person: the rest
-                    # goes on.
-                    process, device = workers.pop(connection)
+                except (EOFError, OSError):
+                    # Killed from outside, by the kernel for want of memory or by a person.
+                    process, place = workers.pop(connection)
                     trunk = busy.pop(connection)
                     process.join()
-                    yield Event(
-                        kind="failed", trunk_id=trunk.trunk_id, reason=_death(process.exitcode)
-                    )
+                    reason = _death(process.exitcode)
+                    folder = store.trunk_folder(place.sweep, trunk.trunk_id)
+                    with suppress(OSError):
+                        store.write_status(folder, "failed", reason=reason)
+                    yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
                     if waiting:
-                        connection, process = _start(sweep, cache, launch, device)
-                        workers[connection] = (process, device)
-                        give(connection)
+                        hire(place)
                     continue
                 if event is None:
                     del busy[connection]
@@ -118,40 +121,34 @@ def _run_local(
                 process.join()
 
 
-def _start(
-    sweep: Path, cache: Path, launch: LaunchSection, device: str
-) -> tuple[Connection, SpawnProcess]:
+def _start(place: Place, threads: int) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_work, args=(theirs, sweep, cache, launch, device), daemon=True
-    )
-    process.start()
+    process = context.Process(target=_work, args=(theirs, place, threads), daemon=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: ctrl-C is for the parent
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     theirs.close()
     return ours, process
 
 
-def _work(
-    connection: Connection, sweep: Path, cache: Path, launch: LaunchSection, device: str
-) -> None:
+def _work(connection: Connection, place: Place, threads: int) -> None:
     """A worker's life: take a trunk, report its events, then None; until there is no trunk."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(launch.threads_per_slot)
-    try:
+    torch.set_num_threads(threads)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while (trunk := connection.recv()) is not None:
-            events = run_trunk(
-                trunk,
-                sweep,
-                cache=cache,
-                device=device,
-                checkpoint_seconds=launch.checkpoint_seconds,
-            )
-            with closing(events):
+            with closing(run_trunk(trunk, place)) as events:
                 for event in events:
                     connection.send(event)
             connection.send(None)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _death(code: int | None) -> str:

@@ -23,9 +23,7 @@ class Progress:
         self._console = console
         self._trunks = {trunk.trunk_id: trunk for trunk in trunks}
         self._runs = {run.run_id: run for trunk in trunks for run in trunk.runs}
-        self._todo = {
-            t.trunk_id: t.cost(tuple(r for r in t.runs if r.run_id not in finished)) for t in trunks
-        }
+        self._todo = {t.trunk_id: t.cost(done=finished) for t in trunks}
         self._left = dict(self._todo)
         self._open = {t.trunk_id: [r for r in t.runs if r.run_id not in finished] for t in trunks}
         self._last: dict[str, Event] = {}
@@ -79,10 +77,10 @@ class Progress:
         run = next((r for r in runs if r.run_id == event.run_id), None)
         if run is None or event.step is None:
             return self._left[trunk.trunk_id]
-        longer = [r for r in runs if r.stop > run.stop]
-        steps = run.stop - event.step + sum(r.stop - r.start for r in longer)
-        steps += max((r.start for r in longer), default=run.start) - run.start
-        return steps * trunk.cost() / max(1, trunk.steps())
+        longer = {r.run_id for r in runs if r.stop > run.stop}
+        per_step = trunk.flops(run) / run.stop
+        after = trunk.cost(done={r.run_id for r in trunk.runs} - longer)
+        return (run.stop - event.step) * per_step + after
 
     def _time_left(self) -> str:
         if self._first_left is None:

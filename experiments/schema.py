@@ -21,7 +21,12 @@ RESULTS = pa.schema(
             "",
             "hash of all that the trunk's losses depend on; rows that share it are correlated",
         ),
-        _field("horizon_index", _I, "", "rank of the horizon in its trunk, from 0"),
+        _field(
+            "horizon_index",
+            _I,
+            "",
+            "rank of the horizon among its trunk's, from 0; moves when a shorter one is added",
+        ),
         _field(
             "branch",
             _B,
@@ -105,8 +110,13 @@ RESULTS = pa.schema(
             "nats/token",
             "L: mean over eval_tokens held-out tokens, after the last step",
         ),
-        _field("val_loss_se", _F, "nats/token", "standard error of val_loss over sequences"),
-        _field("train_loss", _F, "nats/token", "mean since the curve's last point"),
+        _field(
+            "val_loss_se",
+            _F,
+            "nats/token",
+            "standard error of val_loss over sequences, taken as independent",
+        ),
+        _field("train_loss", _F, "nats/token", "mean over the last 50 steps"),
         _field("val_bpb", _F, "bits/byte", "held-out loss in bits per byte of text"),
         _field(
             "seconds",
@@ -119,7 +129,7 @@ RESULTS = pa.schema(
             "tokens_per_second",
             _F,
             "tokens/s",
-            "own part's training tokens by its training seconds",
+            "own part's training tokens by its seconds without the final evaluation",
         ),
         _field("mfu", _F, "", "share of the device's peak; null where the peak is not known"),
         _field("peak_memory_bytes", _I, "bytes", "device memory at its peak; null on CPU"),
@@ -152,7 +162,12 @@ CURVES = pa.schema(
         _field("train_loss", _F, "nats/token", "mean since the last point"),
         _field("val_loss", _F, "nats/token", "mean over curve_eval_tokens held-out tokens"),
         _field("val_loss_se", _F, "nats/token", "standard error over sequences"),
-        _field("seconds", _F, "s", "wall time since this process took up the trunk"),
+        _field(
+            "seconds",
+            _F,
+            "s",
+            "wall time of the run so far, on the trunk of the run that went that way",
+        ),
     ],
     metadata={"schema": CURVES_SCHEMA},
 )

@@ -1,5 +1,7 @@
 """What one unit of work is: a trunk and the runs that branch off it."""
 
+from collections.abc import Collection
+
 from minigpt.config import DataConfig, Frozen, ModelConfig, TrainConfig
 from minigpt.counts import flops_per_token, parameter_counts
 
@@ -39,12 +41,15 @@ class TrunkSpec(Frozen):
         """Training FLOPs of `run` as if trained alone (C), by the exact convention."""
         return run.tokens * flops_per_token(self.model).exact
 
-    def steps(self, runs: tuple[RunSpec, ...] | None = None) -> int:
-        """Optimiser steps that train `runs` (default: all) with a shared trunk."""
-        chosen = self.runs if runs is None else runs
-        return max((r.start for r in chosen), default=0) + sum(r.stop - r.start for r in chosen)
+    def cost(self, done: Collection[str] = ()) -> float:
+        """FLOPs that the runs whose ids are not in `done` still take, on their shared trunk.
 
-    def cost(self, runs: tuple[RunSpec, ...] | None = None) -> float:
-        """FLOPs that training `runs` (default: all) takes with a shared trunk."""
+        A done run has left the trunk where it branched off: the trunk goes on from there.
+        """
         per_step = self.train.batch_tokens * flops_per_token(self.model).exact
-        return self.steps(runs) * per_step
+        at, steps = 0, 0
+        for run in self.runs:
+            if run.run_id not in done:
+                steps += run.stop - at
+            at = run.start
+        return steps * per_step

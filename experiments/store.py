@@ -15,17 +15,19 @@ so what is read is whole; a half-written last line of evals.jsonl is not read.
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments import schema
+from experiments.rows import curve_row, result_row
 from experiments.spec import RunSpec, TrunkSpec
-from minigpt.counts import flops_per_token, parameter_counts
 
 SETTLED = frozenset({"ok", "diverged"})  # states that more training does not change
 
@@ -118,9 +120,16 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
     if status["state"] == "running":
         with locked(folder) as free:
             return RunState(state="stopped" if free else "running", reason=None, result=None)
-    # A trunk may be done, or stopped within another run, before this run was ever asked for.
+    # A trunk may be done with what was asked for before this run was.
     state = status["state"] if status["state"] in ("failed", "stopped") else "missing"
     return RunState(state=state, reason=status.get("reason"), result=None)
+
+
+def write_status(folder: Path, state: str, **more: object) -> None:
+    """Say of the trunk in `folder` that it is running, done, stopped or failed."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    values = {"state": state, "pid": os.getpid(), "host": platform.node(), "time": now, **more}
+    write_atomic(folder / "status.json", json.dumps(values))
 
 
 def read_status(folder: Path) -> dict:
@@ -150,7 +159,6 @@ def collect(sweep: Path) -> CollectSummary:
     in_plan = planned(sweep)
     rows, curves = [], []
     for trunk in trunks(sweep):
-        folder = trunk_folder(sweep, trunk.trunk_id)
         rank = {run.run_id: i for i, run in enumerate(trunk.runs)}
         for run in trunk.runs:
             state = run_state(sweep, trunk, run)
@@ -158,20 +166,12 @@ def collect(sweep: Path) -> CollectSummary:
                 continue
             status, reason = state.state, state.reason
             if run.run_id not in in_plan:
-                status, reason = "unplanned", "no longer in the plan of this sweep"
-            rows.append(_row(trunk, run, rank[run.run_id], status, reason, state.result or {}))
-        exact = flops_per_token(trunk.model).exact
-        for point in read_evals(folder):
-            tokens = point["step"] * trunk.train.batch_tokens
-            curves.append(
-                {
-                    **point,
-                    "trunk_id": trunk.trunk_id,
-                    "horizon_index": rank.get(point["run_id"]),
-                    "tokens": tokens,
-                    "flops_exact": tokens * exact,
-                }
-            )
+                told = "" if status == "ok" else f" ({status}: {reason})"
+                status, reason = "unplanned", f"no longer in the plan of this sweep{told}"
+            measured = state.result or {}
+            rows.append(result_row(trunk, run, rank[run.run_id], status, reason, measured))
+        for point in read_evals(trunk_folder(sweep, trunk.trunk_id)):
+            curves.append(curve_row(trunk, point, rank.get(point["run_id"])))
     _write_parquet(sweep / "curves.parquet", curves, schema.CURVES)
     _write_parquet(sweep / "results.parquet", rows, schema.RESULTS)
     by_status: dict[str, int] = {}
@@ -204,63 +204,3 @@ def _write_parquet(path: Path, rows: list[dict], kind: pa.Schema) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _row(
-    trunk: TrunkSpec, run: RunSpec, index: int, status: str, reason: str | None, result: dict
-) -> dict:
-    """A row of results.parquet: the spec's columns, the closed forms, and what the run measured."""
-    model, train, counts = trunk.model, trunk.train, parameter_counts(trunk.model)
-    flops = flops_per_token(model)
-    measured = {key: value for key, value in result.items() if key in schema.RESULTS.names}
-    return {
-        "run_id": run.run_id,
-        "trunk_id": trunk.trunk_id,
-        "horizon_index": index,
-        "branch": train.schedule.kind == "wsd",
-        "sweep": trunk.sweep,
-        "arm": trunk.arm,
-        "seed": train.seed,
-        "holdout": run.holdout,
-        **model.model_dump(
-            include={"preset", "d_model", "n_layers", "n_heads", "d_ff", "seq_len", "vocab_size"}
-        ),
-        "d_head": model.d_head,
-        "tied": False,
-        "dropout": 0.0,
-        "n_embedding": counts.embedding,
-        "n_position": counts.position,
-        "n_attention": counts.attention,
-        "n_mlp": counts.mlp,
-        "n_norm": counts.norm,
-        "n_head": counts.head,
-        "n_total": counts.total,
-        "n_non_embedding": counts.non_embedding,
-        "n_matmul": counts.matmul,
-        "source": trunk.data.source,
-        "data_sha256": trunk.data_sha256,
-        "val_sha256": trunk.val_sha256,
-        "tokens": run.tokens,
-        "input_tokens": run.tokens,
-        "steps": run.stop,
-        "batch_tokens": train.batch_tokens,
-        "micro_batch": train.batch_tokens,
-        "warmup_tokens": train.schedule.warmup_tokens,
-        "cooldown_tokens": (run.stop - run.start) * train.batch_tokens,
-        "flops_6n": flops.six_n * run.tokens,
-        "flops_matmul": flops.matmul * run.tokens,
-        "flops_exact": flops.exact * run.tokens,
-        "lr": train.lr.hidden,
-        "lr_multiplier": trunk.lr_multiplier,
-        "lr_rule": trunk.lr_rule,
-        "batch_rule": trunk.batch_rule,
-        "schedule": train.schedule.kind,
-        "schedule_params": train.schedule.model_dump_json(exclude={"kind"}),
-        **train.model_dump(
-            include={"optimizer", "weight_decay", "beta1", "beta2", "eps", "grad_clip", "dtype"}
-        ),
-        "parameterisation": "standard",
-        **measured,
-        "status": status,
-        "reason": reason,
-    }

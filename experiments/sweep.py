@@ -6,6 +6,7 @@ diverged or the disk filled, 2 bad input, 130 interrupted.
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -35,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if argv[0] not in VERBS and not argv[0].startswith("-"):
         argv = ["run", *argv]
-    args = _parser().parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    args = _parse(argv)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     try:
         if args.verb == "plan":
             return _plan(args.config, args.overrides, console)
@@ -56,6 +57,17 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Arguments, with overrides before and after options alike."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (any(word.startswith("-") for word in rest) or not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,9 +101,17 @@ def _prepare(
 ) -> tuple[SweepConfig, data.CorpusInfo, list[TrunkSpec]]:
     """Everything that can be wrong with a sweep is found here, before compute is spent."""
     config = configs.load(path, overrides)
-    corpus = data.prepare(config.data, Path(config.runs_dir, "data")).info
-    trunks = expand(config, corpus)
-    manifest.check(config, corpus)
+    runs_dir = Path(config.runs_dir)
+    try:
+        corpus = data.prepare(config.data, runs_dir / "data", leave_out=runs_dir).info
+        trunks = expand(config, corpus)
+        manifest.check(config, corpus)
+    except (ConfigError, data.DataError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{path}: runs_dir = {config.runs_dir!r}: {error}; choose a folder you can write to"
+        ) from None
     return config, corpus, trunks
 
 
@@ -100,9 +120,11 @@ def _plan(path: Path, overrides: list[str], console: Console) -> int:
     tables.print_table(tables.plan_rows(config.folder, trunks), console)
     print(tables.cost_line(config.folder, trunks))
     print(tables.corpus_line(corpus))
-    for line in warnings(trunks):
+    for line in warnings(config, trunks):
         print(f"warning: {line}")
-    print("next: " + " ".join(["python -m experiments.sweep run", str(path), *overrides]))
+    print(
+        "next: " + shlex.join(["python", "-m", "experiments.sweep", "run", str(path), *overrides])
+    )
     return 0
 
 
@@ -115,7 +137,7 @@ def _run(path: Path, overrides: list[str], retry_failed: bool, console: Console)
             raise ConfigError(
                 f"{folder}: another run of this sweep is going on; wait for it, or use name=NEW"
             )
-        for line in warnings(trunks):
+        for line in warnings(config, trunks):
             print(f"warning: {line}", file=sys.stderr)
         print(tables.corpus_line(corpus))
         manifest.write(config, corpus, trunks)
@@ -137,7 +159,11 @@ def _run(path: Path, overrides: list[str], retry_failed: bool, console: Console)
     if stopped:
         print("interrupted: the same command again goes on from the checkpoints")
         return 130
-    for trunk_id, reason in failed.items():
+    for row in tables.status_rows(folder, []):
+        if row["state"] in ("failed", "diverged"):
+            told = f"{row['state']}: d_model = {row['d_model']}, D = {row['tokens']:,}"
+            print(f"{told}: {row['reason']}", file=sys.stderr)
+    for trunk_id, reason in failed.items():  # on a full disk the folder may not know
         print(f"failed: trunk {trunk_id}: {reason}", file=sys.stderr)
     if "failed" in summary.by_status:
         print("failed runs are trained again with --retry-failed", file=sys.stderr)
@@ -149,8 +175,6 @@ def _train(
     todo: list[TrunkSpec], finished: set[str], config: SweepConfig, console: Console
 ) -> tuple[bool, dict[str, str]]:
     """Train until done or interrupted; return whether it was, and why which trunk failed."""
-    from experiments.launch import run_all  # imports torch: plan and status must not
-    from experiments.progress import Progress
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -159,6 +183,9 @@ def _train(
     cache = Path(config.runs_dir, "data")
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
+        from experiments.launch import run_all  # imports torch: plan and status must not
+        from experiments.progress import Progress
+
         with (
             closing(run_all(todo, config.folder, cache, config.launch)) as events,
             Progress(todo, finished, console) as progress,

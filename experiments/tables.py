@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments import store
 from experiments.spec import TrunkSpec
@@ -18,7 +19,7 @@ def print_table(rows: list[dict], console: Console) -> None:
     for name in rows[0] if rows else ():
         table.add_column(name, justify="left" if name in WORDS else "right")
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(table)
 
 
@@ -54,10 +55,7 @@ def cost_line(sweep: Path, trunks: list[TrunkSpec]) -> str:
         for trunk, run in runs
         if store.run_state(sweep, trunk, run).state in store.SETTLED
     }
-    left = sum(
-        trunk.cost(tuple(run for run in trunk.runs if run.run_id not in settled))
-        for trunk in trunks
-    )
+    left = sum(trunk.cost(done=settled) for trunk in trunks)
     return (
         f"{len(runs)} runs on {len(trunks)} trunks: {shared:.3g} FLOP, "
         f"{alone / shared:.2f} times less than each run alone; "
@@ -126,7 +124,7 @@ def _core_minutes(sweep: Path, flops: float) -> str:
     for trunk in store.trunks(sweep):
         results = {run: store.run_state(sweep, trunk, run).result or {} for run in trunk.runs}
         timed = {run: r["cpu_seconds"] for run, r in results.items() if r.get("cpu_seconds")}
-        trained += trunk.cost(tuple(timed))
+        trained += trunk.cost(done={run.run_id for run in trunk.runs if run not in timed})
         seconds += sum(timed.values())
     if not flops:
         return ""

@@ -1,6 +1,8 @@
 """Checkpoints: one file, written whole or not at all, tensors and plain values only."""
 
+import io
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -14,17 +16,30 @@ class CheckpointError(ValueError):
 
 def save(path: Path, values: dict[str, object]) -> None:
     """Write `values` (tensors, numbers, strings, nested dicts and lists) to `path` atomically."""
+    buffer = io.BytesIO()  # written by one plain write, so that a full disk says so
+    torch.save({"format": FORMAT, **values}, buffer)
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        torch.save({"format": FORMAT, **values}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: Path, device: str = "cpu") -> dict:
-    """Read what `save` wrote; no code in the file is ever run."""
-    values = torch.load(path, map_location=device, weights_only=True)
+    """Read what `save` wrote; no code in the file is ever run.
+
+    Raises CheckpointError for a damaged file or another format.
+    """
+    try:
+        values = torch.load(path, map_location=device, weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or no checkpoint of ours ({type(error).__name__}); delete it"
+        ) from error
     if values.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: checkpoint format {values.get('format')!r}, this version reads {FORMAT}; "

@@ -11,15 +11,15 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**63)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Frozen(BaseModel):
     """A config object: unknown keys and wrong types are errors, fields never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Frozen):
@@ -117,6 +117,10 @@ class DataConfig(Frozen):
             raise ValueError(
                 "source = 'text' needs path: a file, a folder, a glob, or a list of them"
             )
+        if self.path is not None and "" in (
+            (self.path,) if isinstance(self.path, str) else self.path
+        ):
+            raise ValueError("path holds an empty string; '.' is the current folder")
         if self.source == "stdlib" and self.path is not None:
             raise ValueError("path belongs to source = 'text'; set source = 'text' or remove path")
         if self.curve_eval_tokens > self.eval_tokens:
@@ -125,6 +129,10 @@ class DataConfig(Frozen):
                 f"{self.eval_tokens}"
             )
         return self
+
+
+WSD_KEYS = ("trunk", "power", "power_tokens", "cooldown", "cooldown_fraction")
+COSINE_KEYS = ("final_fraction",)
 
 
 class ScheduleConfig(Frozen):
@@ -145,9 +153,15 @@ class ScheduleConfig(Frozen):
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
-    def _power(self) -> Self:
-        if self.kind == "cosine" and (self.trunk != "constant" or self.power_tokens is not None):
-            raise ValueError("trunk and power_tokens belong to kind = 'wsd'; a cosine has no trunk")
+    def _kind(self) -> Self:
+        """Refuse what the other kind would have used: a setting without effect is a mistake."""
+        cosine = self.kind == "cosine"
+        for key in WSD_KEYS if cosine else COSINE_KEYS:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} belongs to kind = '{'wsd' if cosine else 'cosine'}', not to "
+                    f"'{self.kind}'; remove it"
+                )
         if (self.trunk == "power") != (self.power_tokens is not None):
             raise ValueError(
                 "power_tokens belongs to trunk = 'power': give both (the tokens after which the "
@@ -165,21 +179,16 @@ class LearningRates(Frozen):
     vector: PositiveFloat
 
 
-class TrainConfig(Frozen):
-    """The optimisation of one trunk, every rule already resolved to a number."""
+class Optimisation(Frozen):
+    """What a sweep's config and a trunk's spec both say of the optimiser."""
 
     optimizer: Literal["adamw", "adam"] = "adamw"
-    lr: LearningRates
-    schedule: ScheduleConfig
-    batch_tokens: Positive
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    eps: Annotated[float, Field(gt=0)] = 1e-10
-    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    eps: PositiveFloat = 1e-10
     dtype: Literal["float32", "bfloat16"] = "float32"
     eval_every_tokens: Positive = 131_072
-    seed: Count = 0
 
     @model_validator(mode="after")
     def _adam(self) -> Self:
@@ -189,6 +198,16 @@ class TrainConfig(Frozen):
                 "for 'adam' set it to 0"
             )
         return self
+
+
+class TrainConfig(Optimisation):
+    """The optimisation of one trunk, every rule already resolved to a number."""
+
+    lr: LearningRates
+    schedule: ScheduleConfig
+    batch_tokens: Positive
+    grad_clip: PositiveFloat | None = 1.0
+    seed: Count = 0
 
 
 def steps_of(tokens: int, batch_tokens: int) -> int:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from minigpt.text import DataError
 
 END_OF_TEXT = 256
 BYTE_VOCABULARY = 257
-FORMAT = 1  # raise it when the same text would give other shards
+FORMAT = 1  # raise it when the same text would give other shards or another meta.json
 
 BLOCK_BYTES = 65_536  # of a document, where whole documents are too few to be split
 MIN_DOCUMENTS = 20
@@ -60,12 +61,14 @@ class Corpus:
     val: np.ndarray
 
 
-def prepare(config: DataConfig, cache: Path) -> Corpus:
+def prepare(config: DataConfig, cache: Path, leave_out: Path | None = None) -> Corpus:
     """Tokenise the corpus of `config` into `cache`, or open what is already there.
+
+    Files in the folder `leave_out` are not part of it.
 
     Raises DataError for a corpus that is missing, empty, unreadable or too small for `eval_tokens`.
     """
-    paths, named = text.files(config)
+    paths, named = text.files(config, leave_out)
     # Unchanged files need not be read again: their stats point at the shards made from them.
     stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     known = (FORMAT, config.source, config.val_fraction, stats, sorted(map(str, named)))
@@ -84,9 +87,8 @@ def prepare(config: DataConfig, cache: Path) -> Corpus:
             f"data.eval_tokens = {config.eval_tokens:,} exceeds the "
             f"{max(0, info.val_tokens - 1):,} held-out tokens of "
             f"{info.origin} ({info.train_tokens + info.val_tokens:,} tokens in all, "
-            f"val_fraction = {config.val_fraction}); lower data.eval_tokens (with "
-            "data.curve_eval_tokens) "
-            "or raise data.val_fraction"
+            f"val_fraction = {config.val_fraction}); lower data.eval_tokens (and "
+            "data.curve_eval_tokens), or raise data.val_fraction"
         )
     shard = functools.partial(np.memmap, dtype="<u2", mode="r")
     return Corpus(info, shard(folder / "train.bin"), shard(folder / "val.bin"))
@@ -177,15 +179,19 @@ def _write_shards(config: DataConfig, cache: Path, documents: list[bytes]) -> Pa
         "val_tokens": len(shards["val"]),
         "overlap": _overlap(train, [unit for _, unit in val]),
     }
-    made = folder.with_name(f".{folder.name}.{os.getpid()}")
-    made.mkdir(parents=True)
-    for name, shard in shards.items():
-        shard.tofile(made / f"{name}.bin")
-    (made / "meta.json").write_text(json.dumps(measured, indent=1))
+    cache.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
     try:
+        for name, shard in shards.items():
+            shard.tofile(made / f"{name}.bin")
+        (made / "meta.json").write_text(json.dumps(measured, indent=1))
+        made.chmod(0o755)
         os.replace(made, folder)
-    except OSError:  # another process was faster: its shards are the same
-        shutil.rmtree(made)
+    except OSError:
+        if not (folder / "meta.json").exists():  # else another process was faster: same shards
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return folder
 
 

@@ -23,16 +23,20 @@ class DataError(ValueError):
     """A corpus that cannot be used: the message names the value, the rule and the remedy."""
 
 
-def files(config: DataConfig) -> tuple[list[Path], set[Path]]:
+def files(config: DataConfig, leave_out: Path | None = None) -> tuple[list[Path], set[Path]]:
     """Files of the corpus in a fixed order, and those that the user named one by one.
 
+    What lies in `leave_out`, where a sweep writes, is no text of the user's.
     Raises DataError for a path at which there is nothing.
     """
     if config.source == "stdlib":
         return _stdlib_files(), set()
     found, named = [], set()
     for pattern in (config.path,) if isinstance(config.path, str) else config.path or ():
-        path = Path(pattern).expanduser()
+        try:
+            path = Path(pattern).expanduser()
+        except RuntimeError as error:
+            raise DataError(f"data.path = {pattern!r}: {error}; write the whole path") from None
         if path.is_dir():
             found += sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
         elif path.is_file():
@@ -46,6 +50,9 @@ def files(config: DataConfig) -> tuple[list[Path], set[Path]]:
                     "a glob; paths are relative to the current folder"
                 )
             found += [p for p in matches if p.is_file()]
+    if leave_out is not None:
+        own = leave_out.resolve()
+        found = [path for path in found if not path.resolve().is_relative_to(own)]
     return list(dict.fromkeys(found)), named
 
 

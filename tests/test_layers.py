@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = {
-    "minigpt": "config counts schedule text data model optim checkpoint train",
+    "minigpt": "config counts schedule text data model optim checkpoint state evaluate train",
     "experiments": (
-        "rules config spec plan provenance schema store manifest tables run launch progress sweep"
+        "rules config spec grid plan provenance schema rows store manifest tables run launch "
+        "progress sweep"
     ),
     "analysis": (
         "read load laws newton solve uncertainty compare result describe trust fit plots report"
@@ -18,7 +19,7 @@ ORDER = {
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": "config counts schedule text data",
-    "experiments": "rules config spec plan provenance schema store manifest tables sweep",
+    "experiments": "rules config spec grid plan provenance schema rows store manifest tables sweep",
     "analysis": ORDER["analysis"],
 }
 

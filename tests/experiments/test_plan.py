@@ -26,6 +26,14 @@ def plan(micro: Path, tmp_path: Path) -> Expand:
     return call
 
 
+@pytest.fixture
+def objections(micro: Path, plan: Expand) -> Callable[..., str]:
+    def call(*overrides: str) -> str:
+        return "\n".join(warnings(load(micro, list(overrides)), plan(*overrides)))
+
+    return call
+
+
 def test_horizons_share_a_trunk(plan: Expand) -> None:
     trunks = plan("grid.seeds=[0, 1]")
     assert len(trunks) == 4
@@ -34,7 +42,12 @@ def test_horizons_share_a_trunk(plan: Expand) -> None:
     run = trunks[0].runs[1]
     assert (run.start, run.stop) == (160, 200)
     # Trunk to step 160 and two cooldowns, of 20 and 40 steps.
-    assert trunks[0].steps() == 160 + 20 + 40
+    per_step = trunks[0].flops(run) / 200
+    assert trunks[0].cost() == pytest.approx((160 + 20 + 40) * per_step)
+    # The first run's branch point, step 80, is on disk: the second goes on from there.
+    assert trunks[0].cost(done={trunks[0].runs[0].run_id}) == pytest.approx(120 * per_step)
+    assert trunks[0].cost(done={trunks[0].runs[1].run_id}) == pytest.approx(100 * per_step)
+    assert trunks[0].cost(done={r.run_id for r in trunks[0].runs}) == 0
 
 
 def test_cosine_horizons_are_runs_of_their_own(plan: Expand) -> None:
@@ -99,6 +112,37 @@ def test_tokens_per_param_and_explicit_runs(plan: Expand) -> None:
     assert explicit.train.lr.hidden == 0.005  # 0.01 · 8/16
 
 
+def test_a_second_recipe_for_a_model_and_seed_is_an_arm(plan: Expand) -> None:
+    trunks = plan(
+        "grid.sizes=[{ d_model = 8 }]",
+        "grid.runs=["
+        "{ d_model = 8, tokens = 6400, lr = 0.01 }, "
+        "{ d_model = 8, tokens = 6400, batch_tokens = 128 }, "
+        "{ d_model = 16, tokens = 6400, lr = 0.01 }, "
+        "{ d_model = 16, tokens = 6400, lr_multiplier = 2 }]",
+    )
+    arms = {(trunk.model.d_model, trunk.arm) for trunk in trunks}
+    assert arms == {(8, "main"), (8, "lr=0.01"), (8, "batch=128"), (16, "main"), (16, "lr*2")}
+
+
+def test_an_explicit_rate_replaces_a_rule_without_a_value(plan: Expand) -> None:
+    runs = "grid.runs=[{ d_model = 8, tokens = 6400, lr = 0.5 }]"
+    (trunk,) = plan("train.lr={ rule = 'step-law' }", "grid.sizes=[]", runs)
+    assert trunk.train.lr.hidden == 0.5
+    assert trunk.lr_rule == "constant(value=0.5)"
+
+
+def test_a_cosine_run_has_the_rate_of_its_own_horizon(plan: Expand) -> None:
+    def rates(*overrides: str) -> dict[int, float]:
+        trunks = plan("schedule.kind=cosine", "train.lr={ rule = 'step-law' }", *overrides)
+        return {t.runs[0].tokens: t.train.lr.hidden for t in trunks if t.model.d_model == 8}
+
+    short = rates()
+    assert len(set(short.values())) == 2
+    longer = rates("grid.tokens=[6400, 12800, 25600]")
+    assert {tokens: longer[tokens] for tokens in short} == short
+
+
 def test_explicit_runs_extend_the_trunk_of_the_grid(plan: Expand) -> None:
     trunks = plan("grid.runs=[{ d_model = 16, tokens = 25600 }]")
     largest = next(t for t in trunks if t.model.d_model == 16)
@@ -123,10 +167,14 @@ def test_explicit_runs_extend_the_trunk_of_the_grid(plan: Expand) -> None:
         (["grid.tokens=[6400, 3e6]"], r"needs [0-9.]+ epochs .*data\.max_epochs = 1"),
         (
             ["train.batch={ rule = 'constant', tokens = 70 }"],
-            "batch = 70 tokens is not a multiple of seq_len = 16; use 64",
+            "train.batch = 70 tokens is not a multiple of seq_len = 16; use 64",
         ),
-        (["grid.runs=[{ d_model = 16, tokens = 12800 }]"], "12,800 tokens are both 200 steps"),
-        (["grid.sizes=[{ n_layers = 1 }]"], "does not divide d_model = None"),
+        (["grid.runs=[{ d_model = 16, tokens = 12800 }]"], "12,800 tokens .* is asked for twice"),
+        (["grid.sizes=[{ d_model = 8 }, { d_model = 8 }]"], "is asked for twice; remove one"),
+        (["grid.holdout=[{ d_model = 129 }]"], "matches no run"),
+        (["grid.sizes=[{ d_model = 8, n_heads = 2, d_head = 4 }]"], "give one of them"),
+        (["data.curve_eval_tokens=8"], "curve_eval_tokens = 8 is shorter than one sequence"),
+        (["grid.sizes=[{ n_layers = 1 }]"], "missing key 'd_model'"),
     ],
 )
 def test_refusals(plan: Expand, overrides: list[str], told: str) -> None:
@@ -138,15 +186,13 @@ def test_repetition_can_be_asked_for(plan: Expand) -> None:
     assert plan("grid.tokens=[6400, 1e5]", "data.max_epochs=2")
 
 
-def test_warnings(plan: Expand) -> None:
-    assert any("fewer than 500 steps" in line for line in warnings(plan()))
-    assert any("16.0x" in line for line in warnings(plan("grid.tokens=[3200, 51200]")))
-    assert any(
-        "2.0% of" not in line and "warmup_tokens" in line
-        for line in warnings(plan("schedule.warmup_tokens=640"))
-    )
-    long = plan("grid.tokens=[32000, 51200]")
-    assert warnings(long) == []
+def test_warnings(objections: Callable[..., str]) -> None:
+    assert "fewer than 500 steps" in objections()
+    assert "16.0x" in objections("grid.tokens=[3200, 51200]")
+    assert "warmup_tokens = 640 is 10.0%" in objections("schedule.warmup_tokens=640")
+    law = objections("train.lr={ rule = 'step-law' }", "grid.tokens=[32000, 51200]")
+    assert "another horizon later means new trunks" in law
+    assert objections("grid.tokens=[32000, 51200]") == ""
 
 
 @given(st.lists(st.integers(20, 400), min_size=1, max_size=6, unique=True))

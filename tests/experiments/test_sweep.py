@@ -167,6 +167,30 @@ def test_interrupt_saves_and_exits_130(sweep: Sweep, micro: Path) -> None:
     assert sweep("run", micro, long)[0] == 0
 
 
+def test_interrupt_of_the_inline_executor_saves_between_two_steps(
+    sweep: Sweep, micro: Path
+) -> None:
+    long = "grid.tokens=[51200]"
+    process = command("run", micro, long, "launch.checkpoint_seconds=600")
+    trunks = micro.parent / "runs" / "micro" / "trunks"
+    deadline = time.monotonic() + 60
+    while not list(trunks.glob("*/status.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    assert list(trunks.glob("*/latest.pt"))
+    sweep("run", micro, long)
+    sweep("run", micro, long, "name=whole")
+    runs = micro.parent / "runs"
+    columns = ["run_id", "val_loss", "train_loss"]
+    pd.testing.assert_frame_equal(
+        results(runs)[columns], results(runs, "whole")[columns], check_exact=True
+    )
+
+
 def test_local_slots_give_the_rows_of_inline(sweep: Sweep, micro: Path) -> None:
     sweep("run", micro, "name=inline")
     process = command("run", micro, "launch.executor=local", "launch.slots=2")
@@ -194,7 +218,9 @@ def test_a_killed_worker_fails_its_trunk_and_the_rest_goes_on(sweep: Sweep, micr
     assert process.returncode == 1, (out, err)
     assert "killed by SIGKILL" in err
     frame = results(micro.parent / "runs")
+    assert len(frame) == 4  # a failed run keeps its row
     assert (frame["status"] == "ok").sum() >= 2  # the other trunk is whole
+    assert frame.loc[frame["status"] == "failed", "reason"].str.contains("SIGKILL").all()
     code, out, err = sweep("run", micro, "grid.tokens=[6400, 51200]", "--retry-failed")
     assert code == 0, (out, err)
     assert list(results(micro.parent / "runs")["status"]) == ["ok"] * 4
@@ -283,6 +309,22 @@ def test_plan_tells_what_exists(sweep: Sweep, micro: Path) -> None:
     assert "times less than each run alone" in out
 
 
+def test_overrides_may_follow_options(sweep: Sweep, micro: Path) -> None:
+    code, out, _ = sweep("run", micro, "--retry-failed", "grid.tokens=[6400]", "name=other")
+    assert code == 0
+    assert "other: 2 runs" in out
+    with pytest.raises(SystemExit) as error:
+        sweep("run", micro, "--nope")
+    assert error.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written_is_bad_input(sweep: Sweep, micro: Path) -> None:
+    code, _, err = sweep("run", micro, "runs_dir=/proc/nope")
+    assert code == 2
+    assert "runs_dir = '/proc/nope'" in err
+    assert str(micro) in err
+
+
 def test_without_a_verb_and_without_anything(sweep: Sweep, micro: Path) -> None:
     assert sweep(micro, "grid.tokens=[6400]")[0] == 0
     code, _, err = sweep()
@@ -309,7 +351,7 @@ def test_experiments_run_trains_one_trunk(
     ]
     assert losses[0] == losses[1]
     assert main([str(folder)]) == 2
-    assert "no spec.json" in capsys.readouterr().err
+    assert "spec.json: [Errno 2]" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")

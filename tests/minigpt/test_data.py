@@ -357,6 +357,62 @@ def test_subfolders_are_read(tmp_path, texts):
     assert data.prepare(config(folder), tmp_path / "cache").info.documents == 30
 
 
+# What a sweep writes into the user's folder
+
+
+@pytest.fixture
+def crowded(tmp_path, texts, words, monkeypatch):
+    """The current folder: texts, and a folder `out/sweep` with text that is not the user's."""
+    write(tmp_path / "here", texts[:15])
+    write(tmp_path / "here" / "out", texts[15:])
+    write(tmp_path / "here" / "out" / "sweep", [words(500, 300)])
+    write(tmp_path / "here" / "out" / "sweep" / "deeper", [words(501, 300)])
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("way", [".", "**/*.txt", "both"])
+def test_files_in_the_folder_left_out_are_not_read(crowded, tmp_path, texts, way, relative):
+    ways = [".", "out/sweep/000.txt", "*/*/*.txt"] if way == "both" else way
+    out = Path("out/sweep") if relative else crowded / "out" / "sweep"
+    corpus = data.prepare(config(ways), tmp_path / "cache", leave_out=out)
+    assert sorted(documents(corpus.train) + documents(corpus.val)) == sorted(texts)
+    everything = data.prepare(config(ways), tmp_path / "cache")
+    assert everything.info.documents == 32
+    assert everything.info.content_sha256 != corpus.info.content_sha256
+
+
+def test_the_folder_left_out_is_known_by_what_it_is_not_by_its_name(crowded, tmp_path, texts):
+    """Behind a link, and beside folders whose names begin alike."""
+    (crowded / "out" / "sweep" / "000.txt").rename(crowded / "out" / "mine.txt")
+    (crowded / "linked.txt").symlink_to(crowded / "out" / "sweep" / "deeper" / "000.txt")
+    (tmp_path / "link").symlink_to(crowded / "out" / "sweep")
+    write(crowded / "out" / "sweep2", [b"also mine\n"])
+    corpus = data.prepare(config("."), tmp_path / "cache", leave_out=tmp_path / "link")
+    mine = [*texts, (crowded / "out" / "mine.txt").read_bytes(), b"also mine\n"]
+    assert sorted(documents(corpus.train) + documents(corpus.val)) == sorted(mine)
+
+
+def test_what_is_written_into_the_folder_left_out_changes_nothing(crowded, tmp_path):
+    """Not even there where it lies not yet: a sweep's first start and its second see one corpus."""
+    cache, out = tmp_path / "cache", crowded / "new"
+    before = data.prepare(config("."), cache, leave_out=out)
+    write(out, [b"a log of the first start\n"])
+    kept = {p: p.stat().st_mtime_ns for p in cache.rglob("*") if p.is_file()}
+    assert data.prepare(config("."), cache, leave_out=out).info == before.info
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*") if p.is_file()} == kept
+    assert data.prepare(config("."), cache).info.documents == before.info.documents + 1
+
+
+def test_nothing_but_the_folder_left_out_is_no_text(crowded, tmp_path):
+    with pytest.raises(DataError, match="no text in it"):
+        data.prepare(config("out/sweep"), tmp_path / "cache", leave_out=crowded / "out" / "sweep")
+
+
+# Refusals
+
+
 def refusal(config: DataConfig, cache: Path) -> str:
     with pytest.raises(DataError) as error:
         data.prepare(config, cache)
@@ -369,6 +425,20 @@ def test_missing_path_is_refused(tmp_path, name):
     assert repr(str(tmp_path / name)) in text
     assert "no such file or folder, and no file matches it as a glob" in text
     assert "paths are relative to the current folder" in text
+
+
+@pytest.mark.parametrize("way", ["~nosuchuser/x", ["~nosuchuser/x"]])
+def test_home_of_nobody_is_refused(tmp_path, way):
+    text = refusal(config(way), tmp_path / "cache")
+    assert "data.path = '~nosuchuser/x': " in text
+    assert "write the whole path" in text
+
+
+def test_home_is_found(tmp_path, texts, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "t", texts)
+    corpus = data.prepare(config("~/t"), tmp_path / "cache")
+    assert corpus.info.documents == 30
 
 
 def test_empty_folder_is_refused(tmp_path):

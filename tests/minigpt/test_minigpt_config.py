@@ -1,6 +1,7 @@
 """Configs are checked, whole and frozen; every refusal names the value and the rule."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from minigpt.config import (
     TrainConfig,
     steps_of,
 )
+from minigpt.model import MiniGPT
 
 GPT = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 257, "seq_len": 16}
 VASWANI = {"preset": "vaswani", "seq_len": 16}
@@ -92,6 +94,9 @@ def test_whole_float_width_still_decides_the_feed_forward_width():
     [
         ({"source": "text"}, ["source = 'text' needs path"]),
         ({"source": "text", "path": []}, ["source = 'text' needs path"]),
+        ({"source": "text", "path": ""}, ["source = 'text' needs path"]),
+        ({"source": "text", "path": [""]}, ["path holds an empty string", "'.' is the current"]),
+        ({"source": "text", "path": ["a", ""]}, ["path holds an empty string"]),
         ({"source": "stdlib", "path": "books"}, ["path belongs to source = 'text'"]),
         ({"curve_eval_tokens": 9, "eval_tokens": 8}, ["curve_eval_tokens = 9", "eval_tokens = 8"]),
         ({"source": "web"}, ["'stdlib' or 'text'", "web"]),
@@ -134,6 +139,43 @@ def test_bad_schedule_is_refused_with_value_and_rule(values, texts):
         assert text in str(refusal.value)
 
 
+FOREIGN = {
+    "cosine": {
+        "trunk": "power",
+        "power": 0.25,
+        "power_tokens": 1000,
+        "cooldown": "linear",
+        "cooldown_fraction": 0.1,
+    },
+    "wsd": {"final_fraction": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [(kind, key) for kind, values in FOREIGN.items() for key in values]
+)
+def test_setting_of_the_other_kind_is_refused(kind, key):
+    other = "wsd" if kind == "cosine" else "cosine"
+    with pytest.raises(ValidationError) as refusal:
+        ScheduleConfig.model_validate({"kind": kind, key: FOREIGN[kind][key]})
+    assert f"{key} belongs to kind = '{other}', not to '{kind}'; remove it" in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_setting_of_the_other_kind_may_stand_at_its_default(kind):
+    """So a stored config, which is whole, can be read again."""
+    defaults = {key: ScheduleConfig.model_fields[key].default for key in FOREIGN[kind]}
+    assert ScheduleConfig.model_validate({"kind": kind} | defaults) == ScheduleConfig(kind=kind)
+
+
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_every_setting_belongs_to_both_kinds_or_to_one(kind):
+    other = "wsd" if kind == "cosine" else "cosine"
+    assert ScheduleConfig.model_validate({"kind": other} | FOREIGN[kind]).kind == other
+    both = set(ScheduleConfig.model_fields) - {key for values in FOREIGN.values() for key in values}
+    assert both == {"kind", "warmup_tokens"}
+
+
 @pytest.mark.parametrize(
     ("changes", "texts"),
     [
@@ -149,6 +191,9 @@ def test_bad_schedule_is_refused_with_value_and_rule(values, texts):
         ({"grad_clip": 0.0}, ["grad_clip", "greater than 0"]),
         ({"batch_tokens": 0}, ["batch_tokens", "greater than 0"]),
         ({"seed": -1}, ["seed", "greater than or equal to 0"]),
+        ({"seed": 2**63}, ["seed", "less than", str(2**63)]),
+        ({"seed": 2.0**63}, ["seed", "less than"]),
+        ({"seed": 10**30}, ["seed", "less than", str(10**30)]),
     ],
 )
 def test_bad_training_is_refused_with_value_and_rule(changes, texts):
@@ -158,12 +203,44 @@ def test_bad_training_is_refused_with_value_and_rule(changes, texts):
         assert text in str(refusal.value)
 
 
+def test_the_largest_seed_is_one_that_a_model_can_be_drawn_from():
+    seed = TrainConfig.model_validate(TRAIN | {"seed": 2**63 - 1}).seed
+    assert seed == 2**63 - 1
+    MiniGPT(ModelConfig.model_validate(GPT), seed=seed)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("config", "values", "field"),
+    [
+        (config, values, field)
+        for config, values in (
+            (ModelConfig, GPT),
+            (DataConfig, {}),
+            (ScheduleConfig, {}),
+            (LearningRates, RATES),
+            (TrainConfig, TRAIN),
+        )
+        for field in config.model_fields
+    ],
+)
+def test_no_field_takes_an_infinite_number_or_none_at_all(config, values, field, value):
+    with pytest.raises(ValidationError) as refusal:
+        config.model_validate(values | {field: value})
+    found = {error["loc"][0]: error["type"] for error in refusal.value.errors()}
+    assert field in found
+    if re.search(r"\bfloat\b", str(config.model_fields[field].annotation)):
+        assert found[field] == "finite_number"
+
+
 @pytest.mark.parametrize(
     "config",
     [
         ModelConfig.model_validate(GPT),
         DataConfig(),
         ScheduleConfig(),
+        ScheduleConfig(kind="cosine", final_fraction=0.1),
+        ScheduleConfig(trunk="power", power_tokens=1000, cooldown="linear"),
         LearningRates.model_validate(RATES),
         TrainConfig.model_validate(TRAIN),
     ],

@@ -15,17 +15,22 @@ BATCH = 100
 
 @st.composite
 def schedules(draw, kinds=("wsd", "cosine")):
+    """Any schedule, with the settings of its own kind only."""
     kind = draw(st.sampled_from(kinds))
-    power = kind == "wsd" and draw(st.booleans())
+    warmup_tokens = draw(st.integers(0, 20_000))
+    if kind == "cosine":
+        return ScheduleConfig(
+            kind=kind, warmup_tokens=warmup_tokens, final_fraction=draw(st.floats(0, 0.9))
+        )
+    power = draw(st.booleans())
     return ScheduleConfig(
         kind=kind,
-        warmup_tokens=draw(st.integers(0, 20_000)),
+        warmup_tokens=warmup_tokens,
         trunk="power" if power else "constant",
         power=draw(st.floats(0.05, 1.0)),
         power_tokens=draw(st.integers(1, 100_000)) if power else None,
         cooldown=draw(st.sampled_from(["1-sqrt", "linear"])),
         cooldown_fraction=draw(st.floats(0.01, 0.99)),
-        final_fraction=draw(st.floats(0, 0.9)),
     )
 
 

@@ -1,0 +1,55 @@
+"""Held-out loss of a model: mean, standard error, bits per byte."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minigpt import data
+from minigpt.model import MiniGPT
+
+BATCH_TOKENS = 2_048  # of one forward pass: small enough for the cache of a CPU core
+
+
+def logits(model: MiniGPT, inputs_BT: np.ndarray, device: str, dtype: str) -> Tensor:
+    """Logits_BTV of token ids on `device`, under autocast where `dtype` is not float32."""
+    tokens_BT = torch.from_numpy(inputs_BT).to(device)
+    half = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
+    with nullcontext() if dtype == "float32" else half:
+        return model(tokens_BT)
+
+
+def evaluate(
+    model: MiniGPT, corpus: data.Corpus, tokens: int, device: str, dtype: str
+) -> tuple[float, float | None, float, int]:
+    """Held-out loss: mean and standard error (nats per token), bits per byte, tokens.
+
+    Over the first `tokens` held-out tokens; the standard error takes sequences as independent and
+    is None for a single one. Bits per byte divides by the bytes of text among the targets: an
+    end-of-text token costs bits but is no byte.
+    """
+    seq_len = model.config.seq_len
+    count, per_batch = tokens // seq_len, max(1, BATCH_TOKENS // seq_len)
+    losses, n_bytes = [], 0
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, count, per_batch):
+            inputs, targets = data.held_out(
+                corpus, tokens=tokens, seq_len=seq_len, start=start, batch_size=per_batch
+            )
+            logits_BTV = logits(model, inputs, device, dtype)
+            targets_BT = torch.from_numpy(targets).to(device)
+            flat = F.cross_entropy(
+                logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none"
+            )
+            losses.append(flat.view(targets_BT.shape).double().mean(dim=1))
+            n_bytes += int((targets < data.END_OF_TEXT).sum())
+    model.train()
+    loss_B = torch.cat(losses)
+    mean = loss_B.mean().item()
+    se = loss_B.std().item() / math.sqrt(count) if count > 1 else None
+    n_tokens = count * seq_len
+    return mean, se, mean * n_tokens / (math.log(2) * n_bytes), n_tokens
