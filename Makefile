@@ -5,7 +5,7 @@ PY := .venv/bin/python
 .PHONY: quickstart test check
 
 quickstart: .venv/installed  ## train a ladder of small GPTs, fit the law, write the report
-	$(PY) -m experiments.sweep run configs/quick.toml
+	$(PY) -m experiments.sweep run configs/quick.toml || [ $$? -eq 1 ]  # 1: a run failed; report it
 	$(PY) -m analysis.report runs/quick
 
 test: .venv/installed  ## the tests that need neither a cluster nor a GPU

@@ -190,10 +190,14 @@ def _train(
             closing(run_all(todo, config.folder, cache, config.launch)) as events,
             Progress(todo, finished, console) as progress,
         ):
-            for event in events:
-                progress.update(event)
-                if event.kind == "failed":
-                    failed[event.trunk_id] = event.reason or ""
+            try:
+                for event in events:
+                    progress.update(event)
+                    if event.kind == "failed":
+                        failed[event.trunk_id] = event.reason or ""
+            except KeyboardInterrupt:
+                print("stopping: the workers save their checkpoints", flush=True)
+                raise
     except KeyboardInterrupt:
         return True, failed
     finally:
