@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -36,13 +35,16 @@ def load(path: Path, device: str = "cpu") -> dict:
     """
     try:
         values = torch.load(path, map_location=device, weights_only=True)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, MemoryError, torch.OutOfMemoryError):  # not the file's fault
+        raise
+    except Exception as error:
         raise CheckpointError(
             f"{path}: damaged, or no checkpoint of ours ({type(error).__name__}); delete it"
         ) from error
-    if values.get("format") != FORMAT:
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
         raise CheckpointError(
-            f"{path}: checkpoint format {values.get('format')!r}, this version reads {FORMAT}; "
+            f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; "
             "use the version that wrote it"
         )
     return values

@@ -11,8 +11,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**63)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=2**63 - 1)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**63 - 1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 

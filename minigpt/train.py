@@ -80,6 +80,10 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
     batch_size = config.batch_tokens // job.model.seq_len
     eval_steps = max(1, config.eval_every_tokens // config.batch_tokens)
     saved, last = time.monotonic(), None
+
+    def exploded(loss: float) -> bool:
+        return not loss <= EXPLODED * math.log(job.model.vocab_size)  # nan is not
+
     try:
         yield Progress(step=state.step, train_loss=None)
         while state.step < at.stop:
@@ -110,10 +114,9 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
 
             due = state.step % eval_steps == 0 and state.step < at.stop
             if due or state.step % REPORT_STEPS == 0 or state.step == at.stop:
-                worst, last = state.worst.item(), loss.item()
-                if not worst <= EXPLODED * math.log(job.model.vocab_size):
-                    yield _diverged(state, worst, job.model.vocab_size)
-                    return
+                last = loss.item()
+                if exploded(state.worst.item()):
+                    break
                 state.worst = torch.zeros_like(state.worst)
             if due:  # before the sign of life: closed there, this step's point would never be taken
                 yield _evaluation(job, state, factor)
@@ -121,6 +124,9 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
             if time.monotonic() - saved > job.checkpoint_seconds:
                 save(state, at, job.folder / "latest.pt")
                 saved = time.monotonic()
+        if exploded(worst := state.worst.item()):  # also where an earlier process saw it last
+            yield _diverged(state, worst, job.model.vocab_size)
+            return
     except GeneratorExit:
         save(state, at, job.folder / "latest.pt")
         raise

@@ -171,24 +171,18 @@ def test_code_in_a_file_is_refused_not_run(tmp_path, capsys, zipped):
     assert "executed" not in capsys.readouterr().out
 
 
-KNOWN = "checkpoint.load catches neither KeyError nor what a file that is no dict raises"
-
-
-@pytest.mark.xfail(strict=True, reason=KNOWN)
 @pytest.mark.parametrize("text", ["hello world\n", "step,loss\n1,2.5\n"])
 def test_text_file_is_refused(tmp_path, text):
     (tmp_path / "a.pt").write_text(text)
     assert_refused_as_damaged(tmp_path / "a.pt")
 
 
-@pytest.mark.xfail(strict=True, reason=KNOWN)
 @pytest.mark.parametrize("values", [[1], 3, None, torch.ones(2)], ids=str)
 def test_file_of_torch_without_keys_is_refused(tmp_path, values):
     torch.save(values, tmp_path / "a.pt")
     assert str(tmp_path / "a.pt") in refusal(tmp_path / "a.pt")
 
 
-@pytest.mark.xfail(strict=True, reason=KNOWN)
 def test_damaged_names_inside_are_refused(tmp_path, whole):
     """One bad byte in each place of the pickled part: refused, or not noticed, nothing else."""
     path, start = tmp_path / "a.pt", whole.index(b"data.pkl")

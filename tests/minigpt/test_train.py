@@ -469,7 +469,6 @@ def test_divergence_is_not_forgotten_when_closed(job, spoil):
     assert run(job, LONG)[0].status == "diverged"
 
 
-@pytest.mark.xfail(strict=True, reason="after the last step nothing looks at the worst loss again")
 def test_divergence_at_the_last_step_is_not_forgotten_when_closed(job, spoil):
     spoil({SHORT.stop: 10.0})
     close_at(job, SHORT, lambda e: isinstance(e, Result) and e.status == "diverged")
