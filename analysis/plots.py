@@ -129,8 +129,9 @@ def training_curves(analysis: Analysis) -> Figure | None:
     colours = dict(zip(sizes, _shades(len(sizes)), strict=True))
     figure, axes = _single()
     labelled = set()
-    for trunk, part in curves.groupby("trunk_id"):
-        n = n_of.get(trunk)
+    by_trunk = dict(list(curves.groupby("trunk_id")))
+    for trunk in sorted(by_trunk, key=lambda trunk: n_of.get(trunk, np.inf)):
+        part, n = by_trunk[trunk], n_of.get(trunk)
         if n not in colours:
             continue
         shared = part[part["run_id"].isna()].sort_values("tokens")

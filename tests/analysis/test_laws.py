@@ -25,7 +25,7 @@ def test_loss_is_the_sum_that_the_formula_states(law):
     assert law.loss(THETA[law.name], N, D) == pytest.approx(expected, rel=1e-14)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(E=positive, A=positive, B=positive, alpha=exponent, beta=exponent)
 def test_log_jacobian_equals_finite_differences(E, A, B, alpha, beta):
     theta = np.array([E, A, B, alpha, beta])

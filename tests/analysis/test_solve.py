@@ -95,7 +95,7 @@ def noisy(seed=0, noise=2e-3):
     return N, D, CHINCHILLA.loss(np.array(TRUTHS[0]), N, D) * np.exp(z)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     factor=st.floats(1e-3, 1e3), n_unit=st.floats(1e-9, 1e3), d_unit=st.floats(1e-9, 1e3),
     seed=st.integers(0, 50),
@@ -111,7 +111,7 @@ def test_units_change_the_coefficients_and_nothing_else(factor, n_unit, d_unit, 
     assert other.objective == pytest.approx(one.objective, rel=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(order=st.permutations(range(30)), seed=st.integers(0, 50))
 def test_row_order_does_not_matter(order, seed):
     N, D, L = noisy(seed)
@@ -120,7 +120,7 @@ def test_row_order_does_not_matter(order, seed):
     assert other.theta == pytest.approx(one.theta, rel=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(copies=st.lists(st.integers(0, 3), min_size=30, max_size=30), seed=st.integers(0, 50))
 def test_a_weight_counts_like_copies_of_the_row(copies, seed):
     N, D, L = noisy(seed)

@@ -38,7 +38,7 @@ def group_of(name: str) -> str:
     return next(group for group in groups if group in name.split("."))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes())
 def test_each_group_counts_the_modules_own_parameters(config):
     counts = parameter_counts(config)
@@ -51,7 +51,7 @@ def test_each_group_counts_the_modules_own_parameters(config):
     assert counts.matmul == own["attention"] + own["mlp"] + own["head"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes())
 def test_six_n_and_matmul_by_definition(config):
     counts, flops = parameter_counts(config), flops_per_token(config)
@@ -59,7 +59,7 @@ def test_six_n_and_matmul_by_definition(config):
     assert flops.matmul == 6 * (counts.attention + counts.mlp + counts.head)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shapes(), st.integers(1, 3))
 def test_exact_flops_agree_with_torch(config, batch_size):
     tokens_BT = torch.zeros(batch_size, config.seq_len, dtype=torch.long)

@@ -61,7 +61,7 @@ def test_bytes_come_back_with_an_end_after_every_document(tmp_path, texts):
     assert END_OF_TEXT == data.BYTE_VOCABULARY - 1 == 256
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=8), st.integers(0, 10**6))
 def test_any_text_comes_back(tmp_path_factory, strings, salt):
     folder = tmp_path_factory.mktemp("any")
@@ -154,7 +154,7 @@ def of(corpus: Corpus, step: int, batch_size: int, seq_len: int = 16, seed: int 
     return data.batch(corpus, seed=seed, step=step, batch_size=batch_size, seq_len=seq_len)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seq_len=st.integers(1, 100),
     batch_size=st.integers(1, 40),
@@ -169,7 +169,7 @@ def test_an_epoch_visits_every_window_once(numbered, seq_len, batch_size, seed, 
     assert (np.sort(windows[:, 0]) == np.arange(n) * seq_len).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     seq_len=st.integers(4, 64),
@@ -186,7 +186,7 @@ def test_order_of_windows_is_the_same_for_every_batch_size(numbered, sizes, seq_
     assert (orders[0] == orders[1]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(step=st.integers(0, 10**6), batch_size=st.integers(1, 20), seed=st.integers(0, 2**32))
 def test_targets_are_the_next_tokens(numbered, step, batch_size, seed):
     inputs, targets = of(numbered, step, batch_size, seed=seed)
@@ -220,7 +220,7 @@ def test_batches_are_the_corpus_own_tokens(corpus):
         assert np.append(row, next_row[-1]).astype("<u2").tobytes() in text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tokens=st.integers(1, 1_000), seq_len=st.integers(1, 100), batch_size=st.integers(1, 20))
 def test_held_out_windows_are_fixed_and_within_the_first_tokens(
     numbered, tokens, seq_len, batch_size

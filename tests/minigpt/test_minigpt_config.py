@@ -253,7 +253,7 @@ def test_configs_are_frozen_and_survive_json(config):
     assert type(config).model_validate_json(config.model_dump_json()) == config
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tokens=st.integers(1, 10**12), batch_tokens=st.integers(1, 10**7))
 def test_steps_are_the_nearest_whole_number(tokens, batch_tokens):
     steps = steps_of(tokens, batch_tokens)

@@ -39,7 +39,7 @@ def perturbed(config: ModelConfig, seed: int = 0) -> MiniGPT:
     return model
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_logits_before_a_changed_token_stay(data):
     preset, positions = data.draw(st.sampled_from(PRESETS))

@@ -99,7 +99,7 @@ def test_set_rates_scales_each_peak(net):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(limit=st.floats(1e-3, 1e3), seed=st.integers(0, 2**31))
 def test_clip_bounds_the_global_norm_and_keeps_the_direction(limit, seed):
     net = model("gpt", "rotary")

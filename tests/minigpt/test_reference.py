@@ -190,7 +190,7 @@ def assert_same(own: Tensor, reference: Tensor) -> None:
     torch.testing.assert_close(own, reference, rtol=RTOL, atol=RTOL * 1e-3 * scale)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_forward_loss_and_gradients_equal_the_reference(data):
     n_heads = data.draw(st.integers(1, 4), label="n_heads")

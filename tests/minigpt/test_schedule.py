@@ -93,7 +93,7 @@ def test_cosine_warms_up_too():
     assert branch_factor(schedule, 0, Horizon(start=0, stop=1000), BATCH) == pytest.approx(0.1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(schedules(), st.integers(1, 3_000), st.integers(1, 5_000))
 def test_factors_lie_in_zero_to_one(schedule, stop, batch_tokens):
     at = horizon(schedule, stop * batch_tokens, batch_tokens)
@@ -103,7 +103,7 @@ def test_factors_lie_in_zero_to_one(schedule, stop, batch_tokens):
         assert 0 < branch_factor(schedule, step, at, batch_tokens) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(schedules(), st.integers(2, 3_000))
 def test_branch_never_rises_after_warmup(schedule, stop):
     at = horizon(schedule, stop * BATCH, BATCH)
@@ -112,7 +112,7 @@ def test_branch_never_rises_after_warmup(schedule, stop):
     assert all(b <= a for a, b in itertools.pairwise(factors))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(schedules(("wsd",)), schedules(("wsd",)), st.integers(0, 10**6))
 def test_trunk_rate_depends_on_nothing_of_its_branches(schedule, other, step):
     branches = {key: getattr(other, key) for key in ("cooldown", "cooldown_fraction")}
@@ -120,7 +120,7 @@ def test_trunk_rate_depends_on_nothing_of_its_branches(schedule, other, step):
     assert trunk_factor(changed, step, BATCH) == trunk_factor(schedule, step, BATCH)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(schedules(("wsd",)), st.integers(2, 3_000), st.integers(2, 3_000))
 def test_two_branches_leave_the_trunk_at_its_own_rate(schedule, stop1, stop2):
     for stop in (stop1, stop2):
@@ -130,7 +130,7 @@ def test_two_branches_leave_the_trunk_at_its_own_rate(schedule, stop1, stop2):
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(schedules(), st.integers(1, 10**9), st.integers(1, 10**6))
 def test_horizons_round_to_the_nearest_step_and_always_branch(schedule, tokens, batch_tokens):
     at = horizon(schedule, tokens, batch_tokens)
