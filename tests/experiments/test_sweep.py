@@ -25,9 +25,16 @@ def run_files(runs: Path, name: str = "micro") -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in found}
 
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that: undo it first.
+MAIN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from experiments.sweep import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 def command(*words: object, **popen: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.sweep", *map(str, words)],
+        [sys.executable, "-c", MAIN, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
