@@ -1,7 +1,7 @@
 """Parameter groups with a learning rate each, Adam and AdamW."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minigpt.config import LearningRates, TrainConfig
 from minigpt.model import MiniGPT
@@ -48,8 +48,7 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: LearningRates, factor: float
         group["lr"] = getattr(lr, group["name"]) * factor
 
 
-def clip(model: MiniGPT, limit: float | None) -> Tensor | None:
-    """Scale the gradients to a global norm of at most `limit`; return the norm before."""
-    if limit is None:
-        return None
-    return nn.utils.clip_grad_norm_(model.parameters(), limit)
+def clip(model: MiniGPT, limit: float | None) -> None:
+    """Scale the gradients to a global norm of at most `limit`."""
+    if limit is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), limit)

@@ -44,7 +44,7 @@ def test_law_and_prediction(quick: Analysis) -> None:
 
 def test_the_docs_give_these_figures(quick: Analysis) -> None:
     docs = (Path(__file__).parents[2] / "docs" / "quick.md").read_text()
-    for name, symbol in (("alpha", "α (90 % interval)"), ("beta", "β"), ("E", "E, nats per byte")):
+    for name, symbol in (("alpha", "α (90 % interval)"), ("beta", "β"), ("E", "E, nats per token")):
         low, high = quick.chosen.intervals[name].low, quick.chosen.intervals[name].high
         value = quick.chosen.fit.parameters[name]
         assert f"| {symbol} | {value:.3f} ({low:.3f} to {high:.3f}) |" in docs

@@ -105,9 +105,9 @@ def test_clip_bounds_the_global_norm_and_keeps_the_direction(limit, seed):
     net = model("gpt", "rotary")
     fill_gradients(net, seed)
     before = torch.cat([p.grad.flatten() for p in net.parameters()])
-    returned = optim.clip(net, limit)
+    optim.clip(net, limit)
     after = torch.cat([p.grad.flatten() for p in net.parameters()])
-    assert returned.item() == pytest.approx(before.norm().item(), rel=1e-5)
+    assert after.norm().item() <= limit * (1 + 1e-4)
     scale = min(1.0, limit / before.norm().item())
     torch.testing.assert_close(after, before * scale, rtol=1e-4, atol=1e-6)
 
@@ -115,5 +115,5 @@ def test_clip_bounds_the_global_norm_and_keeps_the_direction(limit, seed):
 def test_no_limit_leaves_gradients_alone(net):
     fill_gradients(net)
     before = [p.grad.clone() for p in net.parameters()]
-    assert optim.clip(net, None) is None
+    optim.clip(net, None)
     assert all(map(torch.equal, before, (p.grad for p in net.parameters())))
