@@ -230,7 +230,9 @@ def analyse_arguments(args: argparse.Namespace) -> Analysis:
 
 
 def exit_code(error: Exception) -> int:
-    """1 where the disk is full, else 2: what the user named cannot be used."""
+    """The error's own, 1 where the disk is full, else 2: what the user named cannot be used."""
+    if isinstance(error, DataError):
+        return error.exit_code
     return 1 if isinstance(error, OSError) and error.errno == errno.ENOSPC else 2
 
 
@@ -244,9 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         analysis = analyse_arguments(args)
         if args.json:
             write_json(args.json, analysis)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)

@@ -35,7 +35,6 @@ from analysis.describe import (
 from analysis.fit import add_source_arguments, analyse_arguments, exit_code, write_json, write_whole
 from analysis.load import reason_counts
 from analysis.plots import FIGURES
-from analysis.read import DataError
 from analysis.result import Analysis
 
 CAPTIONS = {
@@ -342,9 +341,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             out = args.out or source.with_name(source.stem + "-report") / "report.html"
         folder = sweep if analysis.study.is_sweep else out.parent
         write_report(analysis, folder, out)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)

@@ -148,6 +148,21 @@ def run_state(runs: Path) -> list[tuple[str, int]]:
     return sorted((path.name, path.stat().st_mtime_ns) for path in found)
 
 
+def interrupt(process: subprocess.Popen[str], micro: Path) -> tuple[Path, str]:
+    """Press ctrl-C once a trunk trains; the trunks' folder and what the command printed."""
+    trunks = micro.parent / "runs" / "micro" / "trunks"
+    deadline = time.monotonic() + 60
+    while not list(trunks.glob("*/status.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    assert list(trunks.glob("*/latest.pt"))
+    return trunks, out
+
+
 def test_interrupt_saves_and_exits_130(sweep: Sweep, micro: Path) -> None:
     long = "grid.tokens=[51200]"
     process = command(
@@ -158,19 +173,10 @@ def test_interrupt_saves_and_exits_130(sweep: Sweep, micro: Path) -> None:
         "launch.slots=1",
         "launch.checkpoint_seconds=600",
     )
-    trunks = micro.parent / "runs" / "micro" / "trunks"
-    deadline = time.monotonic() + 60
-    while not list(trunks.glob("*/status.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, err)
+    trunks, out = interrupt(process, micro)
     assert "the same command again goes on" in out
-    assert "Traceback" not in err
     states = [json.loads(path.read_text())["state"] for path in trunks.glob("*/status.json")]
     assert "stopped" in states
-    assert list(trunks.glob("*/latest.pt"))
     assert sweep("run", micro, long)[0] == 0
 
 
@@ -179,16 +185,7 @@ def test_interrupt_of_the_inline_executor_saves_between_two_steps(
 ) -> None:
     long = "grid.tokens=[51200]"
     process = command("run", micro, long, "launch.checkpoint_seconds=600")
-    trunks = micro.parent / "runs" / "micro" / "trunks"
-    deadline = time.monotonic() + 60
-    while not list(trunks.glob("*/status.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, err)
-    assert "Traceback" not in err
-    assert list(trunks.glob("*/latest.pt"))
+    interrupt(process, micro)
     sweep("run", micro, long)
     sweep("run", micro, long, "name=whole")
     runs = micro.parent / "runs"
