@@ -4,31 +4,27 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from experiments.axes import Grid, Scalar, known_model_keys, unknown
 from experiments.rules import BatchRule, ConstantBatch, ConstantRate, LearningRateRule
 from minigpt.config import (
-    Count,
     DataConfig,
     Frozen,
-    ModelConfig,
     Optimisation,
     Positive,
     PositiveFloat,
     ScheduleConfig,
 )
 
-Scalar = bool | int | float | str
 PLAIN = {  # pydantic's words, in those of a TOML file
     "valid dictionary or object to extract fields from": "table such as { rule = 'constant', ... }",
     "valid tuple": "list",
     "Tuple": "List",
 }
-MODEL_KEYS = (*ModelConfig.model_fields, "d_head")
 
 
 class ConfigError(ValueError):
@@ -41,81 +37,6 @@ class TrainSection(Optimisation):
     batch: BatchRule = ConstantBatch(rule="constant", tokens=1024)
     lr: LearningRateRule = ConstantRate(rule="constant", value=1e-3)
     grad_clip: PositiveFloat | Literal["off"] = 1.0
-
-
-class Cells(Frozen):
-    """Model keys over those of [model], in the file one flat table with the keys of a subclass."""
-
-    model: dict[str, Scalar]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, values: object) -> object:
-        if not isinstance(values, dict) or "model" in values:
-            return values
-        own = {key: value for key, value in values.items() if key in cls.model_fields}
-        known_model_keys(values.keys() - own.keys(), also=cls.model_fields.keys() - {"model"})
-        return {"model": {k: v for k, v in values.items() if k not in own}, **own}
-
-
-class Size(Cells):
-    """One rung of the ladder, with its own seeds if any."""
-
-    seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] | None = None
-
-
-class Run(Cells):
-    """One explicit run of [[grid.runs]]; `lr` replaces the value of the rule, or the rule."""
-
-    tokens: Positive
-    seed: Count | None = None
-    lr: PositiveFloat | None = None
-    lr_multiplier: PositiveFloat = 1.0
-    batch_tokens: Positive | None = None
-    holdout: bool = False
-
-
-class Grid(Frozen):
-    """The axes: every size × horizon × seed × rate multiplier × batch, and the explicit runs.
-
-    Horizons are `tokens` or `tokens_per_param` (times n_total). `holdout` lists partial matches,
-    such as {d_model = 128} or {tokens = 3e6}: runs that match one are trained but kept out of every
-    fit.
-    """
-
-    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    tokens: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    tokens_per_param: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = ()
-    seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = (0,)
-    lr_multipliers: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, strict=False)] = (1.0,)
-    batch_tokens: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    holdout: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()
-    runs: Annotated[tuple[Run, ...], Field(strict=False)] = ()
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        for axis in ("tokens", "tokens_per_param", "seeds", "lr_multipliers", "batch_tokens"):
-            values = getattr(self, axis)
-            twice = [value for i, value in enumerate(values) if value in values[:i]]
-            if twice:
-                raise ValueError(f"{axis} holds {twice[0]} twice; remove one")
-        if self.sizes and bool(self.tokens) == bool(self.tokens_per_param):
-            raise ValueError(
-                "sizes need horizons: give exactly one of tokens = [...] and tokens_per_param = "
-                "[...]"
-            )
-        if not self.sizes and not self.runs:
-            raise ValueError("the grid is empty: give sizes with tokens, or [[grid.runs]]")
-        known = (*MODEL_KEYS, "tokens", "seed")
-        for match in self.holdout:
-            for key in match:
-                if key not in known:
-                    raise ValueError(f"holdout: {unknown(key, known)}")
-            if not match:
-                raise ValueError(
-                    "holdout holds {}, which matches every run; name a size or horizon"
-                )
-        return self
 
 
 class LaunchSection(Frozen):
@@ -198,21 +119,6 @@ def parse(table: dict, where: str) -> SweepConfig:
             f"{where}: {key}{', or '.join(dict.fromkeys(rules))}" for key, rules in told.items()
         ]
         raise ConfigError("\n".join(lines)) from None
-
-
-def known_model_keys(keys: Iterable[str], also: Iterable[str] = ()) -> None:
-    """Raise ValueError with the nearest name for a key that is no model's."""
-    for key in keys:
-        if key not in MODEL_KEYS:
-            raise ValueError(unknown(key, (*MODEL_KEYS, *also)))
-
-
-def unknown(key: str, choices: Iterable[str]) -> str:
-    """The message for an unknown key: the nearest known name, or all of them."""
-    choices = sorted(choices)
-    near = difflib.get_close_matches(key, choices, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(choices)}"
-    return f"unknown key '{key}'; {hint}"
 
 
 def _override(table: dict, override: str) -> None:

@@ -6,18 +6,26 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from experiments.config import ConfigError, Scalar, SweepConfig
+from experiments.axes import Run, Scalar
+from experiments.config import ConfigError, SweepConfig
+from experiments.rules import ConstantBatch
 from minigpt.config import ModelConfig
-from minigpt.counts import parameter_counts
+from minigpt.counts import flops_per_token, parameter_counts
 from minigpt.data import BYTE_VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One wished-for run; `lr` and `batch_tokens` are None where the rules decide."""
+    """One wished-for run; `lr` and `batch_tokens` are None where the rules decide.
 
+    `where` is its place in the config. `flops` is the budget that `tokens` were computed from;
+    None where the config gives tokens.
+    """
+
+    where: str
     model: ModelConfig
     tokens: int
+    flops: float | None
     seed: int
     lr: float | None
     lr_multiplier: float
@@ -35,7 +43,8 @@ def cells(config: SweepConfig) -> list[Cell]:
     for match in config.grid.holdout:
         if not any(_matches(match, cell) for cell in found):
             raise ConfigError(
-                f"grid.holdout: {match} matches no run; it must equal a size's keys, tokens or seed"
+                f"grid.holdout: {match} matches no run; it must equal a size's keys, tokens, "
+                "flops or seed"
             )
     return [
         replace(cell, holdout=True)
@@ -48,18 +57,23 @@ def cells(config: SweepConfig) -> list[Cell]:
 def _of_sizes(config: SweepConfig) -> Iterator[Cell]:
     grid = config.grid
     for i, size in enumerate(grid.sizes):
-        model = _model(config, size.model, f"grid.sizes[{i}]")
+        where = f"grid.sizes[{i}]"
+        model = _model(config, size.model, where)
         n_total = parameter_counts(model).total
-        horizons = grid.tokens or tuple(round(r * n_total) for r in grid.tokens_per_param)
+        per_param = tuple(round(r * n_total) for r in grid.tokens_per_param)
+        horizons = [(tokens, None) for tokens in grid.tokens or per_param]
+        horizons += [(_tokens(flops, model), flops) for flops in grid.flops]
         for seed in size.seeds or grid.seeds:
             for multiplier in grid.lr_multipliers:
                 for batch in grid.batch_tokens or (None,):
                     arm = [f"lr*{multiplier:g}"] if multiplier != 1 else []
                     arm += [f"batch={batch}"] if batch not in (None, *grid.batch_tokens[:1]) else []
-                    for tokens in horizons:
+                    for tokens, flops in horizons:
                         yield Cell(
+                            where=where,
                             model=model,
                             tokens=tokens,
+                            flops=flops,
                             seed=seed,
                             lr=None,
                             lr_multiplier=multiplier,
@@ -79,28 +93,54 @@ def _of_runs(config: SweepConfig) -> Iterator[Cell]:
         if cell.arm == "main"
     }
     for i, run in enumerate(grid.runs):
-        model = _model(config, run.model, f"grid.runs[{i}]")
+        where = f"grid.runs[{i}]"
+        model = _model(config, run.model, where)
         seed = grid.seeds[0] if run.seed is None else run.seed
-        recipe = (run.lr, run.batch_tokens or usual_batch)
+        lr, batch = recipe = _recipe(config, run, usual_batch)
         arm = [f"lr*{run.lr_multiplier:g}"] if run.lr_multiplier != 1 else []
-        if main.setdefault((model, seed), recipe) != recipe:
-            arm += [f"lr={run.lr:g}"] if run.lr is not None else []
-            arm += [f"batch={run.batch_tokens}"] if run.batch_tokens is not None else []
+        main_lr, main_batch = main.setdefault((model, seed), recipe)
+        arm += [f"lr={lr:g}"] if lr not in (None, main_lr) else []
+        arm += [f"batch={batch}"] if batch not in (None, main_batch) else []
+        if not arm and recipe != (main_lr, main_batch):
+            arm = ["rule"]  # what the sweep's rules say, after a run that said otherwise
         yield Cell(
+            where=where,
             model=model,
-            tokens=run.tokens,
+            tokens=_tokens(run.flops, model) if run.tokens is None else run.tokens,
+            flops=run.flops,
             seed=seed,
-            lr=run.lr,
+            lr=lr,
             lr_multiplier=run.lr_multiplier,
-            batch_tokens=run.batch_tokens or usual_batch,
+            batch_tokens=batch,
             arm=" ".join(arm) or "main",
             holdout=run.holdout,
         )
 
 
+def _recipe(
+    config: SweepConfig, run: Run, usual_batch: int | None
+) -> tuple[float | None, int | None]:
+    """Rate and batch of an explicit run, None where it writes out what the sweep's rule says.
+
+    So such a run joins the trunk of the grid.
+    """
+    lr, batch, rule = run.lr, run.batch_tokens or usual_batch, config.train.batch
+    if lr == getattr(config.train.lr, "value", None):
+        lr = None
+    if usual_batch is None and isinstance(rule, ConstantBatch) and batch == rule.tokens:
+        batch = None
+    return lr, batch
+
+
+def _tokens(flops: float | None, model: ModelConfig) -> int:
+    """Tokens D = C / (FLOPs per token) of a budget C, exact convention, not yet whole steps."""
+    assert flops is not None  # a run has tokens or flops
+    return max(1, round(flops / flops_per_token(model).exact))
+
+
 def _matches(match: dict[str, Scalar], cell: Cell) -> bool:
     values = {**cell.model.model_dump(), "d_head": cell.model.d_head}
-    values |= {"tokens": cell.tokens, "seed": cell.seed}
+    values |= {"tokens": cell.tokens, "flops": cell.flops, "seed": cell.seed}
     return all(values[key] == value for key, value in match.items())
 
 

@@ -16,10 +16,12 @@ from experiments.rules import ConstantRate, LearningRateRule
 from experiments.spec import RunSpec, TrunkSpec
 from minigpt import schedule
 from minigpt.config import TrainConfig
+from minigpt.counts import flops_per_token
 from minigpt.data import CorpusInfo, windows
 
 MIN_STEPS = 500  # the analysis does not use shorter runs
 TRUNK_SPAN = 8.0  # one constant rate is not right for horizons further apart
+FLOPS_SHARE = 0.01  # a curve of equal C is one only if whole steps keep C this close
 WARMUP_SHARE = 0.03  # of the shortest horizon; a longer warm-up fakes a steeper beta
 
 
@@ -37,15 +39,16 @@ def expand(config: SweepConfig, corpus: CorpusInfo) -> list[TrunkSpec]:
         ordered = sorted(group, key=lambda cell: cell.tokens)
         for a, b in itertools.pairwise(ordered):
             if a.tokens == b.tokens:
-                raise ConfigError(f"grid: {_told(b)} is asked for twice; remove one of the two")
+                twice = f"{b.where}: {_told(b)} is asked for twice; remove one of the two"
+                raise ConfigError(twice)
         # With cosine every horizon is a trunk of its own.
         parts = [ordered] if config.schedule.kind == "wsd" else [[cell] for cell in ordered]
         for part in parts:
             trunk = _trunk(config, corpus, part)
             if trunk.trunk_id in trunks:
                 raise ConfigError(
-                    f"grid: {_told(part[0])} is asked for twice: two ways to write its learning "
-                    "rate or batch come to the same numbers; remove one"
+                    f"{part[0].where}: {_told(part[0])}: two ways to write the learning rate or "
+                    "batch of one trunk come to the same numbers; write both in one way"
                 )
             trunks[trunk.trunk_id] = trunk
     return sorted(trunks.values(), key=lambda t: (-t.cost(), t.trunk_id))
@@ -80,7 +83,9 @@ def warnings(config: SweepConfig, trunks: list[TrunkSpec]) -> list[str]:
 
 def _told(cell: Cell) -> str:
     arm = "" if cell.arm == "main" else f", {cell.arm}"
-    return f"{cell.tokens:,} tokens at d_model = {cell.model.d_model}, seed = {cell.seed}{arm}"
+    budget = "" if cell.flops is None else f" (flops = {cell.flops:g})"
+    model = f"d_model = {cell.model.d_model}"
+    return f"{cell.tokens:,} tokens{budget} at {model}, seed = {cell.seed}{arm}"
 
 
 def _rate_rule(config: SweepConfig, lr: float | None) -> LearningRateRule:
@@ -162,7 +167,8 @@ def _runs(
         )
     for cell in group:
         at = schedule.horizon(train.schedule, cell.tokens, train.batch_tokens)
-        tokens, where = at.stop * train.batch_tokens, f"grid: horizon of {_told(cell)}"
+        tokens, where = at.stop * train.batch_tokens, f"{cell.where}: horizon of {_told(cell)}"
+        _check_budget(cell, tokens, train.batch_tokens, where)
         if at.stop in made:
             raise ConfigError(
                 f"{where} and that of {made[at.stop].tokens:,} tokens are both {at.stop} steps of "
@@ -189,6 +195,24 @@ def _runs(
         spec = RunSpec(run_id="", tokens=tokens, start=at.start, stop=at.stop, holdout=cell.holdout)
         runs.append(spec)
     return runs
+
+
+def _check_budget(cell: Cell, tokens: int, batch: int, where: str) -> None:
+    """Refuse a budget that whole steps miss by more than FLOPS_SHARE."""
+    if cell.flops is None:
+        return
+    per_token = flops_per_token(cell.model).exact
+    off = tokens * per_token / cell.flops - 1
+    if abs(off) > FLOPS_SHARE:
+        # Half a step is FLOPS_SHARE of these; 5 % more, because two digits may round it down.
+        enough = 1.05 * 0.5 * batch / FLOPS_SHARE * per_token
+        fine = int(2 * FLOPS_SHARE * cell.tokens) // cell.model.seq_len * cell.model.seq_len
+        lower = f"lower the batch to {fine:,} tokens or less, or " if fine else ""
+        raise ConfigError(
+            f"{where}: its {tokens // batch:,} whole steps of {batch:,} tokens take "
+            f"{tokens * per_token:.4g} FLOP, {off:+.1%} off its budget (more than "
+            f"{FLOPS_SHARE:.0%}); {lower}raise flops to {enough:.2g} or more"
+        )
 
 
 def _hash(values: object) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import config as configs
-from experiments import manifest, store, tables
+from experiments import export, manifest, store, tables
 from experiments.config import ConfigError, SweepConfig
 from experiments.plan import expand, warnings
 from experiments.spec import TrunkSpec
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     try:
         if args.verb == "plan":
-            return _plan(args.config, args.overrides, console)
+            return _plan(args.config, args.overrides, args.json, console)
         if args.verb == "run":
             return _run(args.config, args.overrides, args.retry_failed, console)
         if args.verb == "collect":
@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as grid.seeds=[0,1]")
         if verb == "run":
             sub.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+        else:
+            told = "write the planned runs as JSON, for analysis.design"
+            sub.add_argument("--json", type=Path, metavar="FILE", help=told)
     for verb, told in (
         ("status", "state of every run"),
         ("collect", "write results.parquet and curves.parquet"),
@@ -115,16 +118,19 @@ def _prepare(
     return config, corpus, trunks
 
 
-def _plan(path: Path, overrides: list[str], console: Console) -> int:
+def _plan(path: Path, overrides: list[str], file: Path | None, console: Console) -> int:
     config, corpus, trunks = _prepare(path, overrides)
+    missing = export.write(config, trunks, file) if file else 0
     tables.print_table(tables.plan_rows(config.folder, trunks), console)
     print(tables.cost_line(config.folder, trunks))
     print(tables.corpus_line(corpus))
     for line in warnings(config, trunks):
         print(f"warning: {line}")
-    print(
-        "next: " + shlex.join(["python", "-m", "experiments.sweep", "run", str(path), *overrides])
-    )
+    after = ["experiments.sweep", "run", str(path), *overrides]
+    if file:
+        print(f"{file}: {sum(len(trunk.runs) for trunk in trunks)} runs, {missing} still to train")
+        after = ["analysis.design", str(file)]
+    print("next: " + shlex.join(["python", "-m", *after]))
     return 0
 
 

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config import load
+from experiments.plan import expand
+from experiments.spec import TrunkSpec
+from minigpt import data
+
 MICRO = """
 name = "micro"
 runs_dir = "{runs}"
@@ -54,6 +59,17 @@ def micro(tmp_path: Path, text: Path) -> Path:
     path = tmp_path / "micro.toml"
     path.write_text(MICRO.format(runs=tmp_path / "runs", text=text))
     return path
+
+
+@pytest.fixture
+def plan(micro: Path, tmp_path: Path) -> Callable[..., list[TrunkSpec]]:
+    """The trunks of the micro config with overrides."""
+
+    def call(*overrides: str) -> list[TrunkSpec]:
+        config = load(micro, list(overrides))
+        return expand(config, data.prepare(config.data, tmp_path / "cache").info)
+
+    return call
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Every mistake in a config is one message with file, key, value, rule and remedy."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from experiments.config import ConfigError, load
+from experiments.config import ConfigError, load, parse
 
 
 def test_overrides_reach_nested_keys(micro: Path) -> None:
@@ -30,7 +32,17 @@ def test_overrides_reach_nested_keys(micro: Path) -> None:
         ("grid.tokens=['many']", "grid.tokens[0] = 'many': input should be a valid integer"),
         ("grid.seeds=[true]", "grid.seeds[0] = True: input should be a valid integer"),
         ("grid.seeds=[-1]", "grid.seeds[0] = -1: input should be greater than or equal to 0"),
-        ("grid.tokens_per_param=[20]", "exactly one of tokens = [...] and tokens_per_param"),
+        ("grid.tokens_per_param=[20]", "exactly one of tokens = [...], tokens_per_param = [...]"),
+        ("grid.flops=[1e9]", "and flops = [...]; here: tokens and flops"),
+        ("grid.tokens=[]", "exactly one of tokens = [...], tokens_per_param = [...] and flops ="),
+        ("grid.flops=[1e9, 1_000_000_000]", "flops holds 1000000000.0 twice"),
+        ("grid.flops=[-1e9]", "grid.flops[0] = -1000000000.0: input should be greater than 0"),
+        ("grid.flops=['many']", "grid.flops[0] = 'many': input should be a valid number"),
+        ("grid.flop=[1e9]", "unknown key 'flop' in [grid]; did you mean 'flops'?"),
+        ("grid.runs=[{ d_model = 8 }]", "grid.runs[0]: a run needs a horizon: give exactly one of"),
+        ("grid.runs=[{ d_model = 8, tokens = 640, flops = 1e9 }]", "one of tokens and flops"),
+        ("grid.runs=[{ d_model = 8, flop = 1e9 }]", "unknown key 'flop'; did you mean 'flops'?"),
+        ("grid.holdout=[{ flop = 1e9 }]", "holdout: unknown key 'flop'; did you mean 'flops'?"),
         ("grid.sizes=[]", "the grid is empty"),
         ("train.batch={ rule = 'constnat' }", "'constant', 'step-law'"),
         ("data.val_fraction=1.0", "data.val_fraction = 1.0: input should be less than 1"),
@@ -70,6 +82,16 @@ def test_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_shipped_configs_are_valid() -> None:
     shipped = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
-    assert {path.stem for path in shipped} >= {"quick", "tiny", "minigpt"}
+    assert {path.stem for path in shipped} >= {"quick", "tiny", "minigpt", "isoflop"}
     for path in shipped:
-        assert load(path).name == path.stem
+        config = load(path)
+        assert config.name == path.stem
+        # As sweep.json and the plan hold it; TOML knows no null.
+        resolved = without_nulls(json.loads(config.model_dump_json()))
+        assert parse(resolved, where="sweep.json") == config
+
+
+def without_nulls(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {k: without_nulls(v) for k, v in values.items() if v is not None}
+    return [without_nulls(v) for v in values] if isinstance(values, list) else values

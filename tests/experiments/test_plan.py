@@ -10,20 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config import ConfigError, load
-from experiments.plan import expand, warnings
+from experiments.plan import warnings
 from experiments.spec import TrunkSpec
-from minigpt import data
 
 Expand = Callable[..., list[TrunkSpec]]
-
-
-@pytest.fixture
-def plan(micro: Path, tmp_path: Path) -> Expand:
-    def call(*overrides: str) -> list[TrunkSpec]:
-        config = load(micro, list(overrides))
-        return expand(config, data.prepare(config.data, tmp_path / "cache").info)
-
-    return call
 
 
 @pytest.fixture
@@ -206,9 +196,10 @@ def test_branching_never_costs_more_than_separate_runs(steps: list[int]) -> None
 
 
 def test_plan_imports_nothing_slow(micro: Path) -> None:
+    file = str(micro.parent / "plan.json")
     code = (
         "import sys; from experiments.sweep import main; "
-        f"assert main(['plan', {str(micro)!r}]) == 0; "
+        f"assert main(['plan', {str(micro)!r}, '--json', {file!r}]) == 0; "
         "assert not {'torch', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
