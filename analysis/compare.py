@@ -1,23 +1,28 @@
-"""Which form predicts better: AIC and BIC, hold-out against two baselines, partial refits."""
+"""Which form predicts better: AIC and BIC, hold-out against two baselines, rolling origin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.laws import SumLaw
-from analysis.load import SAME, Rows
-from analysis.solve import Fit, fit_law
+from analysis.gls import GlsFit, fit_gls
+from analysis.law import Law
+from analysis.rows import SAME, Rows
+from analysis.solve import fit_law
 
-LEAST_SQUARES = 1e4  # a Huber delta in log units so large that the objective is a sum of squares
+FACTORS = (3, 10, 30, 100)  # of compute between the fitted and the predicted rows
+BASELINES = {
+    "largest": "loss of the largest fitted size at that horizon",
+    "log-linear": "log L linear in log N at that horizon",
+}
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """AIC and BIC of a law: Gaussian likelihood of log-loss residuals, at its least-squares fit.
+    """AIC and BIC of a law: likelihood of log-loss residuals at its least-squares fit.
 
-    k counts the free parameters and the noise scale. Rows are taken as independent, which rows of
-    one trunk are not: read differences, not values.
+    k counts the free parameters and the variances; rows that share a trunk are correlated as the
+    random-trunk model says. BIC takes the rows as its sample size.
     """
 
     aic: float
@@ -42,38 +47,44 @@ class Holdout:
 
 
 @dataclass(frozen=True)
-class Refit:
-    """The law fitted without one size or one horizon."""
+class Origin:
+    """One step of the rolling-origin test: fitted to C <= C_max/factor, the rest predicted.
 
-    without: str  # "N", "D", or "all rows" for the fit itself
-    value: float | None
-    n_rows: int
-    parameters: dict[str, float]
-    a: float
-    holdout_error: float | None
+    errors: method -> mean |predicted / measured - 1| over the predicted rows.
+    """
 
-
-BASELINES = {
-    "largest": "loss of the largest fitted size at that horizon",
-    "log-linear": "log L linear in log N at that horizon",
-}
+    factor: int
+    n_fitted: int
+    n_predicted: int
+    errors: Mapping[str, float]
 
 
-def criteria(law: SumLaw, rows: Rows, fixed: Mapping[str, float]) -> Criteria:
-    """AIC and BIC of the law's least-squares fit to log losses (Akaike 1974; Schwarz 1978)."""
-    fit = fit_law(law, rows.N, rows.D, rows.L, fixed=fixed, delta=LEAST_SQUARES)
-    n, k = len(rows), fit.n_free + 1
+def criteria(gls: GlsFit) -> Criteria:
+    """AIC and BIC (Akaike 1974; Schwarz 1978) by the Gaussian likelihood of the trunk model."""
+    n = len(gls.residuals)
+    several = len(gls.trunks.count) < n
+    k = int(gls.free.sum()) + (2 if several else 1)
     # An exact law has no residual scale: the floor keeps the numbers finite and comparable.
-    variance = max(float(np.mean(fit.residuals**2)), 1e-24)
+    variance = max(gls.rss / n, 1e-24)
     deviance = n * (np.log(2 * np.pi * variance) + 1)
+    deviance += float(np.log1p(gls.trunks.count * gls.rho2).sum())
     return Criteria(float(deviance + 2 * k), float(deviance + np.log(n) * k), k)
 
 
-def holdout(fits: Mapping[str, Fit], train: Rows, test: Rows) -> Holdout | None:
-    """Predict the held-out rows with every law and with both baselines; None without such rows."""
+def point(law: Law, rows: Rows, fixed: Mapping[str, float], estimator: str) -> np.ndarray:
+    """Values of the law by one estimator."""
+    X = rows.variables(law.variables)
+    fit = fit_law(law, X, rows.L, fixed=fixed)
+    if estimator == "huber":
+        return fit.theta
+    return fit_gls(law, X, rows.L, rows.trunk, fit.rivals, fixed).theta
+
+
+def holdout(predicted: Mapping[str, np.ndarray], train: Rows, test: Rows) -> Holdout | None:
+    """Held-out rows beside what laws `predicted` for them and both baselines; None without rows."""
     if not len(test):
         return None
-    predictions = {name: f.law.loss(f.theta, test.N, test.D) for name, f in fits.items()}
+    predictions = dict(predicted)
     largest = np.empty(len(test))
     linear = np.full(len(test), np.nan)
     far: set[str] = set()
@@ -107,33 +118,40 @@ def _at_horizon(train: Rows, mask: np.ndarray, d: float) -> tuple[float, float, 
     return float(train.N[mask][0]), float(z.mean()), float(gap.min())
 
 
-def sensitivity(
-    law: SumLaw, train: Rows, test: Rows, fixed: Mapping[str, float], fit: Fit
-) -> tuple[Refit, ...]:
-    """The law refitted without each size and without each horizon; the first entry has all rows.
+def origins(rows: Rows, least: int) -> list[tuple[int, np.ndarray]]:
+    """(factor, rows to fit) of the steps that leave `least` rows of 3 sizes to fit."""
+    steps = []
+    for factor in FACTORS:
+        inside = rows.C.max() / factor >= rows.C
+        if inside.sum() >= least and not inside.all():
+            part = rows.take(inside)
+            if int(part.size.max()) >= 2:
+                steps.append((factor, inside))
+    return steps
 
-    Groups whose loss would leave fewer rows than free parameters + 1 are skipped.
-    """
-    groups: list[tuple[str, float | None, np.ndarray]] = [
-        ("all rows", None, np.ones(len(train), bool))
-    ]
-    for kind, level, value in (("N", train.size, train.N), ("D", train.horizon, train.D)):
-        if level.max() > 11:  # a scatter of sizes, not a ladder: the table would say nothing
-            continue
-        groups += [
-            (kind, float(np.median(value[level == k])), level != k)
-            for k in range(int(level.max()) + 1)
-        ]
+
+def rolling(
+    laws: Sequence[Law], rows: Rows, fixed: Mapping[str, Mapping[str, float]], estimator: str,
+    least: int,
+) -> tuple[Origin, ...]:  # fmt: skip
+    """Fit to the cheap rows, predict the dear ones, at four distances in compute."""
     table = []
-    for without, value, keep in groups:
-        part = train.take(keep)
-        if len(part) < fit.n_free + 1:
-            continue
-        again = fit if keep.all() else fit_law(law, part.N, part.D, part.L, fixed=fixed)
-        error = None
-        if len(test):
-            predicted = law.loss(again.theta, test.N, test.D)
-            error = float(np.mean(np.abs(predicted / test.L - 1)))
-        a = float(law.allocation_exponent(again.theta))
-        table.append(Refit(without, value, len(part), again.parameters, a, error))
+    for factor, inside in origins(rows, least):
+        train, test = rows.take(inside), rows.take(~inside)
+        errors = {}
+        for law in laws:
+            theta = point(law, train, fixed[law.name], estimator)
+            L = law.loss(theta, *test.variables(law.variables))
+            errors[law.name] = float(np.mean(np.abs(L / test.L - 1)))
+        table.append(Origin(factor, len(train), len(test), errors))
     return tuple(table)
+
+
+def best_predictor(table: Sequence[Origin]) -> tuple[str, float] | None:
+    """The method with the lowest mean error over the steps, and that error."""
+    if not table:
+        return None
+    methods = set(table[0].errors).intersection(*(t.errors for t in table))
+    means = {m: float(np.mean([t.errors[m] for t in table])) for m in sorted(methods)}
+    name = min(means, key=lambda m: means[m])
+    return name, means[name]

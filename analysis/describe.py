@@ -1,83 +1,34 @@
-"""The result in plain sentences and plain text: what the fit command and the report print."""
+"""The result in plain sentences: what the fit command and the report say first."""
 
-import math
+import re
 
 import numpy as np
 
-from analysis.compare import BASELINES
-from analysis.laws import SumLaw
-from analysis.load import reason_counts
+from analysis.compare import BASELINES, best_predictor
+from analysis.interval import Interval
 from analysis.result import Allocation, Analysis, LawResult
-from analysis.solve import SINGULAR
-from analysis.uncertainty import WIDE_A, Interval
+from analysis.uncertainty import WIDE_A
+from analysis.words import GREEK, NBSP, amount, compute, number, percent, probability, span
 
-NBSP = "\u00a0"  # keeps a number and its unit on one line
-GREEK = {"alpha": "α", "beta": "β"}
-
-
-def number(x: float | None) -> str:
-    """Four significant digits, enough to read and few enough to be the same everywhere."""
-    if x is None or not math.isfinite(x):
-        return "–"
-    return f"{x:#.4g}".rstrip(".")
-
-
-def amount(x: float | None) -> str:
-    """A count in engineering letters: 64.1k, 3M, 1.4B."""
-    if x is None or not math.isfinite(x):
-        return "–"
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if size <= x < 1e15:
-            return f"{x / size:.3g}{letter}"
-    return f"{x:.3g}"
-
-
-def compute(x: float) -> str:
-    """FLOPs with two digits: 7.1e10."""
-    return f"{x:.1e}".replace("e+", "e")
-
-
-def percent(x: float | None) -> str:
-    """A fraction as per cent with two decimals (one above 10 %)."""
-    if x is None or not math.isfinite(x):
-        return "–"
-    return f"{100 * x:.1f}{NBSP}%" if abs(x) >= 0.1 else f"{100 * x:.2f}{NBSP}%"
+LETTER = re.compile(r"(?<![\w])(E|A|B|P|K|[αβγκ])(?![\w(])")
 
 
 def level(analysis: Analysis) -> str:
     return f"{100 * analysis.level:g}{NBSP}%"
 
 
-def probability(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def span(interval: Interval, show=number) -> str:
-    """An interval in words: `1.2 to 1.4`, `at most 1.9`, or why there is none."""
-    if interval.low is not None and interval.high is not None:
-        if interval.note == "fixed by the user":
-            return "fixed"
-        return f"{show(interval.low)} to {show(interval.high)}"
-    if interval.high is not None:
-        return f"at most {show(interval.high)}"
-    if interval.low is not None:
-        return f"at least {show(interval.low)}"
-    return "not identified"
-
-
-def formula(law: SumLaw, result: LawResult) -> str:
+def formula(result: LawResult) -> str:
     """The law with its numbers in place; a letter stays where the number is not identified."""
-    p, parts = result.fit.parameters, []
+    names = {GREEK.get(n, n): n for n in result.law.parameters}
 
-    def shown(name: str) -> str:
-        return number(p[name]) if why_not(result, name) is None else GREEK.get(name, name)
+    def shown(match: re.Match[str]) -> str:
+        name = names.get(match[1])
+        if name is None or why_not(result, name) is not None:
+            return match[1]
+        return number(result.parameters[name])
 
-    for term in law.terms:
-        text = shown(term.coefficient)
-        if term.exponent:
-            text += f"·{term.variable}^-{shown(term.exponent)}"
-        parts.append(text)
-    return "L(N, D) = " + " + ".join(parts)
+    left, right = result.law.formula.split(" = ", 1)
+    return f"{left} = {LETTER.sub(shown, right)}"
 
 
 def why_not(result: LawResult, name: str) -> str | None:
@@ -93,7 +44,7 @@ def why_not(result: LawResult, name: str) -> str | None:
 def headline(analysis: Analysis) -> list[str]:
     """What to know first; before all else, that the seed noise rejects the law where it does."""
     result = analysis.chosen
-    test, fit = result.lack_of_fit, result.fit
+    test = result.lack_of_fit
     first = []
     if test and test.rejected:
         first.append(
@@ -121,13 +72,13 @@ def headline(analysis: Analysis) -> list[str]:
         )
     elif not test:
         first.append(
-            f"Residual RMS of the {result.name} law is {percent(fit.rms)}; whether that is misfit "
-            "or noise is unknown, because no run was repeated with another seed."
+            f"Residual RMS of the {result.name} law is {percent(result.estimate.rms)}; whether "
+            "that is misfit or noise is unknown, because no run was repeated with another seed."
         )
     if not structural:
         first.append(allocation_sentence(analysis))
-    held = holdout_sentence(analysis)
-    return first + ([held] if held else [])
+    more = (holdout_sentence(analysis), rolling_sentence(analysis))
+    return first + [sentence for sentence in more if sentence]
 
 
 def allocation_sentence(analysis: Analysis) -> str:
@@ -163,6 +114,24 @@ def holdout_sentence(analysis: Analysis) -> str | None:
     return (
         f"On {runs}, up to {reach:.2g} times the largest fitted size, the law's mean error is "
         f"{percent(result.holdout_error)}, against {others}."
+    )
+
+
+def rolling_sentence(analysis: Analysis) -> str | None:
+    """Which form predicts dearer runs best from cheaper ones, on these data."""
+    best = best_predictor(analysis.rolling)
+    if best is None:
+        return None
+    name, error = best
+    own = float(np.mean([o.errors[analysis.selected] for o in analysis.rolling]))
+    steps = ", ".join(f"{o.factor}" for o in analysis.rolling)
+    text = f"Fitted to runs of {steps} times less compute, "
+    name = {"default": "the default prediction"}.get(name, name)
+    if name == analysis.selected:
+        return f"{text}{name} predicts the rest best of all forms (mean error {percent(error)})."
+    return (
+        f"{text}{name} predicts the rest best (mean error {percent(error)}), {analysis.selected} "
+        f"with {percent(own)}."
     )
 
 
@@ -245,103 +214,3 @@ def allocation_cells(row: Allocation) -> tuple[str, str, str, str]:
     )
 
 
-def text_report(analysis: Analysis) -> str:
-    """The whole result as plain text, at most 100 columns wide."""
-    study, result = analysis.study, analysis.chosen
-    design, lines = result.design, []
-    held = f", {int(study.holdout.sum())} held out" if study.holdout.any() else ""
-    lines.append(
-        f"{study.name}: {len(study.train)} rows fitted ({design.trunks} trunks, {design.sizes} "
-        f"sizes, {design.horizons} horizons){held}, {len(study.excluded)} left out"
-    )
-    lines += _wrap(f"N {study.units['N']}, D {study.units['D']}, C {study.units['C']}, "
-                   f"L {study.units['L']}")  # fmt: skip
-    lines += [line for note in study.notes for line in _wrap(note)]
-    lines += ["", *[line for s in headline(analysis) for line in _wrap(s)]]
-    lines += [f"trust: {result.trust}", *(f"  - {r}" for r in _wrapped(result.trust_reasons))]
-    lines += ["", *law_block(analysis, result)]
-    lines += ["", "forms compared (lower is better; AIC and BIC: Gaussian noise on log loss)"]
-    lines.append(
-        f"  {'law':<12}{'AIC':>10}{'BIC':>10}{'RMS':>10}{'hold-out':>11}   Huber objective"
-    )
-    for r in analysis.results:
-        lines.append(
-            f"  {r.name:<12}{r.criteria.aic:>10.1f}{r.criteria.bic:>10.1f}"
-            f"{percent(r.fit.rms):>10}{percent(r.holdout_error):>11}   {r.fit.objective:.4e}"
-        )
-    lines += _wrap(f"  selected: {analysis.selected} ({analysis.selected_by})", "    ")
-    if analysis.holdout is not None:
-        lines += ["", "held-out runs, mean error"]
-        for name in analysis.holdout.predictions:
-            label = BASELINES.get(name, f"{name} law")
-            lines.append(f"  {label:<52}{percent(analysis.holdout.error(name)):>9}")
-        lines += [f"  ({note})" for note in analysis.holdout.notes]
-    lines += ["", f"compute-optimal allocation ({level(analysis)} intervals, noise only)"]
-    lines.append(f"  FLOPs per token: {analysis.flops.label}")
-    lines.append(f"  {'C (FLOPs)':<11}{'N*':<26}{'D*':<26}L* (nats/token)")
-    for row in analysis.optimal:
-        c, n, d, loss = allocation_cells(row)
-        mark = " *" if row.extrapolated else ""
-        lines.append(f"  {c + mark:<11}{n:<26}{d:<26}{loss}")
-    lines += [line for note in _notes(analysis) for line in _wrap("  " + note)]
-    if study.excluded:
-        lines += ["", "left out"]
-        for reason, count in reason_counts(study.excluded).items():
-            lines.append(f"  {count:>4}  {reason}")
-    if study.flagged:
-        flags: dict[str, int] = {}
-        for f in study.flagged:
-            flags[f["flag"]] = flags.get(f["flag"], 0) + 1
-        lines.append("flagged: " + ", ".join(f"{n} {name}" for name, n in flags.items()))
-    lines += ["", "what to run next"]
-    lines += [line for step in next_steps(analysis) for line in _wrap("  - " + step, "    ")]
-    lines.append(f"  report: python -m analysis.report {study.source}")
-    return "\n".join(line.rstrip() for line in lines).replace(NBSP, " ") + "\n"
-
-
-def law_block(analysis: Analysis, result: LawResult) -> list[str]:
-    """Values with intervals, and the certificate, of one law."""
-    fit, lines = result.fit, [f"{result.name}: {result.fit.law.formula}   (Huber on log loss)"]
-    lines.append(f"  {'':<8}{'value':>12}   {level(analysis)} interval (trunk bootstrap)")
-    reasons: dict[str, list[str]] = {}
-    for name, interval in result.intervals.items():
-        value = result.a if name == "a" else fit.parameters[name]
-        why = why_not(result, name)
-        shown = number(value) if why is None else "–"
-        lines.append(f"  {name:<8}{shown:>12}   {span(interval)}")
-        if why or interval.note not in (None, "fixed by the user"):
-            reasons.setdefault(why or str(interval.note), []).append(name)
-    for why, names in reasons.items():
-        lines += _wrap(f"  {', '.join(names)}: {why}", "    ")
-    lines += _wrap("  " + fit.status, "    ")
-    c = fit.certificate
-    lines.append(
-        f"  scaled gradient {'< 1e-8' if c.gradient < 1e-8 else f'{c.gradient:.0e}'}, "
-        f"Hessian condition {'above 1e12' if c.condition > SINGULAR else f'{c.condition:.0e}'}, "
-        f"objective {fit.objective:.4g}"
-    )
-    return lines
-
-
-def _notes(analysis: Analysis) -> list[str]:
-    notes = []
-    if any(row.extrapolated for row in analysis.optimal):
-        notes.append("* beyond the measured compute: holds only if the law goes on")
-    return notes + list(dict.fromkeys(row.note for row in analysis.optimal if row.note))
-
-
-def _wrapped(texts: tuple[str, ...]) -> list[str]:
-    return ["\n    ".join(_wrap(t, width=94)) for t in texts]
-
-
-def _wrap(text: str, indent: str = "", width: int = 98) -> list[str]:
-    lines, lead = [], text[: len(text) - len(text.lstrip())]
-    current = lead
-    for word in text.split(" "):
-        if not word:
-            continue
-        if current.strip() and len(current) + len(word) + 1 > width:
-            lines.append(current)
-            current = indent or lead
-        current += ("" if not current.strip() and current in (lead, indent) else " ") + word
-    return [*lines, current]

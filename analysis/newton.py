@@ -1,135 +1,155 @@
 """Damped projected Newton for the Huber objective, on many problems at once."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from analysis.laws import SumLaw
+from analysis.law import Law
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """0.5·weight·(phi - centre)' precision (phi - centre), added to the objective."""
+
+    precision: np.ndarray
+    centre: np.ndarray
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Arrays of one fit in solver coordinates; `low` == `high` where a parameter is fixed."""
+    """One fit in solver coordinates; `low` == `high` where a parameter is fixed.
 
-    law: SumLaw
-    T: np.ndarray
+    features: the law's own preparation of the centred variables; z: log losses; centre: what was
+    subtracted from the log variables.
+    """
+
+    law: Law
+    features: Any
     z: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    centre: tuple[float, float]
-
-    @cached_property
-    def features(self) -> tuple[np.ndarray, np.ndarray]:
-        """t_k (rows·terms, p) and t_k t_l' + t_l t_k' (rows·pairs, p·p; once where k = l)."""
-        n, K, P = self.T.shape
-        pairs = []
-        for k in range(K):
-            for m in range(k, K):
-                outer = self.T[:, k, :, None] * self.T[:, m, None, :]
-                pairs.append(outer if m == k else outer + np.swapaxes(outer, 1, 2))
-        return self.T.reshape(n * K, P), np.stack(pairs, axis=1).reshape(-1, P * P)
+    centre: np.ndarray
+    penalty: Penalty | None = None
 
     @property
     def free(self) -> np.ndarray:
         return self.low < self.high
 
     def values(self, phi: np.ndarray) -> np.ndarray:
-        return self.law.values(self.law.recentre(phi, -self.centre[0], -self.centre[1]))
+        return self.law.values(self.law.recentre(phi, -self.centre))
 
     def coordinates(self, theta: np.ndarray) -> np.ndarray:
-        return self.law.recentre(self.law.log_coordinates(theta), *self.centre)
+        return self.law.recentre(self.law.log_coordinates(theta), self.centre)
 
 
-def forward(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals (problems, rows) and softmax shares (problems, rows, terms)."""
-    n, K, P = problem.T.shape
-    logs = (phi @ problem.T.reshape(n * K, P).T).reshape(len(phi), n, K)
-    top = logs.max(-1, keepdims=True)
-    share = np.exp(logs - top)
-    total = share.sum(-1, keepdims=True)
-    share /= total
-    return top[..., 0] + np.log(total[..., 0]) - problem.z, share
+@dataclass(frozen=True)
+class Point:
+    """Objective F (R) with what its derivatives need, at phi (R, p)."""
+
+    phi: np.ndarray
+    r: np.ndarray  # residuals (R, rows)
+    state: Any
+    F: np.ndarray
 
 
-def _huber(r: np.ndarray, delta: float) -> np.ndarray:
+def evaluate(problem: Problem, W: np.ndarray, phi: np.ndarray, delta: float) -> Point:
+    """The weighted Huber objective (Huber 1964) of log residuals, plus the penalty."""
+    z, state = problem.law.forward(problem.features, phi)
+    r = z - problem.z
     size = np.abs(r)
-    return np.where(size <= delta, 0.5 * r * r, delta * (size - 0.5 * delta))
+    cut = np.minimum(size, delta)
+    F = np.einsum("rn,rn->r", W, cut * (size - 0.5 * cut))
+    if problem.penalty:
+        away = phi - problem.penalty.centre
+        F = F + 0.5 * np.einsum("rp,pq,rq->r", away, problem.penalty.precision, away)
+    return Point(phi, r, state, F)
 
 
 def objective(problem: Problem, W: np.ndarray, phi: np.ndarray, delta: float) -> np.ndarray:
-    return np.einsum("rn,rn->r", W, _huber(forward(problem, phi)[0], delta))
+    return evaluate(problem, W, phi, delta).F
 
 
 def derivatives(
-    problem: Problem, W: np.ndarray, r: np.ndarray, share: np.ndarray, delta: float
+    problem: Problem, W: np.ndarray, point: Point, delta: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Gradient, Hessian, curvature scale and gradient scale delta·sum w·|J| of each problem.
-
-    log L is a log-sum-exp of linear functions t_k with shares p_k: J = sum p_k t_k, and its second
-    derivative is sum p_k t_k t_k' - J J'. So all four are products of weights on p_k, p_k p_l with
-    matrices that depend on the data only: one matrix product each for all problems.
-    """
-    R, n, K = share.shape
-    P = problem.T.shape[2]
-    t, pairs = problem.features
-    psi = W * np.clip(r, -delta, delta)
-    inner = W * (np.abs(r) <= delta)
-    first = psi[..., None] * share
-    second = np.empty((R, n, K * (K + 1) // 2))
-    curvature = inner - psi
-    column = 0
-    for k in range(K):
-        weighted = curvature * share[..., k]
-        for m in range(k, K):
-            second[..., column] = weighted * share[..., m]
-            if m == k:
-                second[..., column] += first[..., k]
-            column += 1
-    g = first.reshape(R, n * K) @ t
-    H = (second.reshape(R, -1) @ pairs).reshape(R, P, P)
-    weight = (W[..., None] * share).reshape(R, n * K)
-    return g, H, weight @ (t * t), delta * (weight @ np.abs(t))
+    """Gradient, Hessian, curvature scale and gradient scale delta·sum w·|J| of each problem."""
+    psi = W * np.clip(point.r, -delta, delta)
+    inner = W * (np.abs(point.r) <= delta)
+    g, H, scale, size = problem.law.second_order(problem.features, point.state, psi, inner, W)
+    if problem.penalty:
+        precision = problem.penalty.precision
+        g = g + (point.phi - problem.penalty.centre) @ precision
+        H = H + precision
+        scale = scale + np.diag(precision)
+    return g, H, scale, np.maximum(delta * size, 1e-300)
 
 
 def newton(
     problem: Problem, W: np.ndarray, phi: np.ndarray, delta: float, steps: int, tolerance: float
 ) -> np.ndarray:
     """Damped projected Newton on many problems at once; stops each at a scaled gradient."""
-    phi = phi.copy()
-    P = phi.shape[1]
-    eye = np.eye(P)
-    damping = np.full(len(phi), 1e-3)
+    result = phi.copy()
+    eye = np.eye(phi.shape[1])
     active = np.arange(len(phi))
-    r, share = forward(problem, phi)
-    F = np.einsum("rn,rn->r", W, _huber(r, delta))
+    damping = np.full(len(phi), 1e-3)
+    stalled = np.zeros(len(phi), bool)
+    w, point = W, evaluate(problem, W, phi, delta)
     for _ in range(steps):
-        w = W[active]
-        g, H, scale, size = derivatives(problem, w, r, share, delta)
-        held = held_back(problem, phi[active], g)
+        g, H, scale, size = derivatives(problem, w, point, delta)
+        held = held_back(problem, point.phi, g)
         g = np.where(held, 0.0, g)
         done = (np.abs(g) / size).max(1) < tolerance
-        done |= damping[active] > 1e12  # no step lowers the objective any more: at rounding level
-        if done.all():
-            break
-        go = ~done
-        active, w, g, H, scale, held = (v[go] for v in (active, w, g, H, scale, held))
-        r, share = r[go], share[go]
-        H = H + damping[active, None, None] * scale[:, :, None] * eye
-        H = np.where(held[:, :, None] | held[:, None, :], 0.0, H) + held[:, :, None] * eye
-        trial = np.clip(phi[active] - _solve(H, g), problem.low, problem.high)
-        r_new, share_new = forward(problem, trial)
-        F_new = np.einsum("rn,rn->r", w, _huber(r_new, delta))
+        done |= (damping > 1e12) | stalled  # changes of the objective are all rounding
+        if done.any():
+            result[active[done]] = point.phi[done]
+            go = ~done
+            active, damping, stalled, w = active[go], damping[go], stalled[go], w[go]
+            g, H, scale, held = g[go], H[go], scale[go], held[go]
+            point = _take(point, go)
+            if not len(active):
+                return result
+        H = H + (damping[:, None] * scale)[:, :, None] * eye
+        if held.any():
+            H = np.where(held[:, :, None] | held[:, None, :], 0.0, H) + held[:, :, None] * eye
+        step = _solve(H, g)
+        lost = ~np.isfinite(step).all(1)  # a Hessian beyond floating point: damp harder
+        step[lost] = 0.0
+        stalled = (np.einsum("rp,rp->r", g, step) <= 1e-15 * point.F) & (damping < 1e-6) & ~lost
+        trial = np.clip(point.phi - step, problem.low, problem.high)
+        new = evaluate(problem, w, trial, delta)
         # Near the optimum the decrease drowns in rounding; a step that keeps F is taken there.
-        better = F_new <= F[active] * (1 + 4e-16)
-        phi[active[better]] = trial[better]
-        F[active[better]] = F_new[better]
-        r = np.where(better[:, None], r_new, r)
-        share = np.where(better[:, None, None], share_new, share)
-        damping[active] = np.where(
-            better, np.maximum(damping[active] * 0.1, 1e-15), damping[active] * 8.0
+        better = (new.F <= point.F * (1 + 4e-16)) & ~lost
+        point = new if better.all() else _merge(point, new, better)
+        damping = np.where(better, np.maximum(damping * 0.1, 1e-15), damping * 8.0)
+    result[active] = point.phi
+    return result
+
+
+def _take(point: Point, mask: np.ndarray) -> Point:
+    state = point.state
+    if isinstance(state, np.ndarray):
+        state = state[mask]
+    else:  # arrays of one dimension are constants of the data
+        state = type(state)(**{k: v[mask] if v.ndim > 1 else v for k, v in vars(state).items()})
+    return Point(point.phi[mask], point.r[mask], state, point.F[mask])
+
+
+def _merge(old: Point, new: Point, better: np.ndarray) -> Point:
+    """The new point where it is better, the old one elsewhere."""
+
+    def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.where(better.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    state = new.state
+    if isinstance(state, np.ndarray):
+        state = choose(state, old.state)
+    else:
+        before = vars(old.state)
+        state = type(state)(
+            **{k: choose(v, before[k]) if v.ndim > 1 else v for k, v in vars(state).items()}
         )
-    return phi
+    return Point(choose(new.phi, old.phi), choose(new.r, old.r), state, choose(new.F, old.F))
 
 
 def _solve(H: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -151,25 +171,31 @@ def held_back(problem: Problem, phi: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def scaled_gradient(problem: Problem, W: np.ndarray, phi: np.ndarray, delta: float) -> np.ndarray:
-    r, share = forward(problem, phi)
-    g, _, _, size = derivatives(problem, W, r, share, delta)
+    """Largest |gradient| over its scale, over the parameters that are not held; in [0, 1]."""
+    point = evaluate(problem, W, phi, delta)
+    g, _, _, size = derivatives(problem, W, point, delta)
     return np.where(held_back(problem, phi, g), 0.0, np.abs(g) / size).max(1)
 
 
 def finish(problem: Problem, w: np.ndarray, phi: np.ndarray, delta: float) -> np.ndarray:
     """Newton steps while the gradient falls: here changes of the objective are all rounding."""
     W, best = w[None], phi[None]
-    smallest = float(scaled_gradient(problem, W, best, delta)[0])
-    highest = objective(problem, W, best, delta)[0] * (1 + 1e-12)
+    smallest, highest = np.inf, np.inf
     for _ in range(20):
-        r, share = forward(problem, best)
-        g, H, _, _ = derivatives(problem, W, r, share, delta)
+        point = evaluate(problem, W, best, delta)
+        g, H, _, size = derivatives(problem, W, point, delta)
         held = held_back(problem, best, g)
+        if not np.isfinite(smallest):
+            smallest = float(np.where(held, 0.0, np.abs(g) / size).max())
+            highest = float(point.F[0]) * (1 + 1e-12)
+        if smallest < 1e-14:
+            break
         H = np.where(held[:, :, None] | held[:, None, :], 0.0, H)
         H = H + held[:, :, None] * np.eye(len(phi))
         step = _solve(H, np.where(held, 0.0, g))
         # A residual at |r| = delta changes the Hessian across it: then part of the step is right.
         fractions = np.array([1.0, 0.7, 0.5, 0.3, 0.1, 0.03])
+        step = np.where(np.isfinite(step), step, 0.0)
         points = np.clip(best - fractions[:, None] * step, problem.low, problem.high)
         many = np.broadcast_to(w, (len(points), len(w)))
         gradient = scaled_gradient(problem, many, points, delta)

@@ -1,66 +1,77 @@
 """Figures of a study: one function a figure, result in, matplotlib Figure out; no pyplot.
 
-One colour per size everywhere (dark = small, light = large, readable without colour vision);
-held-out rows are orange diamonds. Lines are the law, points are measured.
+Lines are the law, points are measured; None where a study has nothing to draw.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullLocator
 
+from analysis import drawing as draw
+from analysis import panels
 from analysis.compare import BASELINES
-from analysis.describe import amount
+from analysis.describe import why_not
+from analysis.drawing import BAND, HELD_OUT, LAW
 from analysis.result import Analysis
+from analysis.sensitivity import Refit
+from analysis.words import amount, compute
 
-HELD_OUT = "#d55e00"  # vermillion of Okabe & Ito's colour-blind safe set
-LAW = "#222222"
-BAND = "#7a7a7a"
-MAX_LEGEND = 8
+FORMS = (
+    (LAW, "o"), (draw.BLUE, "s"), (draw.GREEN, "^"), (HELD_OUT, "D"), (draw.PURPLE, "v"),
+    (draw.ORANGE, "P"), (draw.SKY, "X"), ("#777777", "<"), ("#8c564b", ">"),
+)  # fmt: skip
+SHAPE = 3  # sizes that give a curve of equal compute a shape
+REFITS = (
+    (("N",), "without one size", draw.BLUE),
+    (("D",), "without one horizon", draw.GREEN),
+    (("C",), "without one compute budget", draw.SKY),
+    (("delta", "weights"), "objective and weights", draw.PURPLE),
+    (("convention",), "convention of N and C", draw.ORANGE),
+)
 
 
 def loss_by_size(analysis: Analysis) -> Figure:
     """Loss over N, one line per horizon; held-out sizes lie to the right of the fitted ones."""
-    figure, axes = _single()
-    _draw_loss_by_size(axes, analysis)
+    figure, axes = draw.single()
+    panels.loss_by_size(axes, analysis)
     return figure
 
 
 def loss_by_tokens(analysis: Analysis) -> Figure:
     """Loss over D, one line per size."""
-    figure, axes = _single()
-    rows, test, law, theta = _parts(analysis)
+    figure, axes = draw.single()
+    rows, test, _, _ = draw.parts(analysis)
     D = np.geomspace(min(rows.D) / 1.3, max(rows.D) * 1.3, 100)
-    lines, colours = _lines(rows.N, rows.size)
-    for value, colour in lines if _known(analysis) else ():
-        axes.plot(D, law.loss(theta, np.full_like(D, value), D), color=colour, lw=1.3)
-    _points(axes, rows.D, rows.L, rows.N, rows.size, colours)
-    if len(test):
-        for n in np.unique(test.N) if _known(analysis) else ():
-            axes.plot(D, law.loss(theta, np.full_like(D, n), D), color=HELD_OUT, lw=1.3, ls="--")
-        axes.plot(test.D, test.L, "D", color=HELD_OUT, ms=5, mfc="none", mew=1.4, label="held out")
-    _log_axes(axes, "training tokens D", "loss L (nats/token)")
-    _legend(axes, "parameters N")
+    lines, colours = draw.levels(rows.N, rows.size)
+    if draw.known(analysis):
+        held = [(float(n), HELD_OUT, "--") for n in np.unique(test.N)]
+        for n, colour, style in [(n, colour, "-") for n, colour in lines] + held:
+            L = draw.law_loss(analysis, np.full_like(D, n), D)
+            axes.plot(D, L, color=colour, lw=1.3, ls=style)
+    draw.points(axes, rows.D, rows.L, rows.N, rows.size, colours)
+    draw.diamonds(axes, test.D, test.L)
+    draw.log_axes(axes, "training tokens D", draw.loss_label(analysis))
+    draw.legend(axes, "parameters N")
     return figure
 
 
 def contours(analysis: Analysis) -> Figure:
     """Lines of equal loss in (N, D), the runs, and the compute-optimal frontier with its band."""
-    figure, axes = _single()
-    _draw_contours(axes, analysis)
+    figure, axes = draw.single()
+    panels.plane(axes, analysis)
     return figure
 
 
 def law_picture(analysis: Analysis) -> Figure:
     """The two figures that tell the result: loss over N, and the frontier."""
-    figure = Figure(figsize=(11, 4.3), layout="constrained")
+    figure = draw.canvas(11, 4.3)
     left, right = figure.subplots(1, 2)
-    _draw_loss_by_size(left, analysis)
-    _draw_contours(right, analysis)
+    panels.loss_by_size(left, analysis)
+    panels.plane(right, analysis)
     left.set_title("loss over model size", loc="left", fontsize=10)
     right.set_title("equal loss, and the compute-optimal frontier", loc="left", fontsize=10)
     return figure
@@ -68,13 +79,13 @@ def law_picture(analysis: Analysis) -> Figure:
 
 def residuals(analysis: Analysis) -> Figure:
     """Residuals (law minus measured, % of the loss) over N and D, with the seed-noise band."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    rows, test, law, theta = _parts(analysis)
-    colours = _lines(rows.N, rows.size)[1]
-    error = 100 * analysis.chosen.fit.residuals
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = draw.canvas(8, 3.4)
+    rows, test, law, theta = draw.parts(analysis)
+    colours = draw.shades(rows.N)
+    error = 100 * analysis.chosen.estimate.residuals
+    both = figure.subplots(1, 2, sharey=True)
     for axes, values, held, label in zip(
-        panels, (rows.N, rows.D), (test.N, test.D),
+        both, (rows.N, rows.D), (test.N, test.D),
         ("parameters N", "training tokens D"), strict=True,
     ):  # fmt: skip
         if analysis.noise.df_rows:
@@ -83,12 +94,61 @@ def residuals(analysis: Analysis) -> Figure:
         axes.axhline(0, color=LAW, lw=0.8)
         axes.scatter(values, error, s=22, c=colours, edgecolors="white", linewidths=0.4, zorder=3)
         if len(test):
-            off = 100 * np.log(law.loss(theta, test.N, test.D) / test.L)
-            axes.plot(held, off, "D", ms=5, mfc="none", mew=1.4, color=HELD_OUT, label="held out")
-        _log_axes(axes, label, "law − measured (% of loss)", log_loss=False)
+            off = law.loss(theta, *test.variables(law.variables)) / test.L
+            draw.diamonds(axes, held, 100 * np.log(off))
+        draw.log_axes(axes, label, "law − measured (% of loss)", log_loss=False)
         axes.label_outer()
     if analysis.noise.df_rows or len(test):
-        panels[-1].legend(frameon=False, fontsize=8)
+        both[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def isoflop(analysis: Analysis) -> Figure | None:
+    """Left: the isoFLOP curves, parabolas and minima, refused ones grey. Right: N*(C) by all."""
+    found = {b.approach.method: b.approach for b in analysis.approaches}
+    parabola = found.get("approach-2-parabola")
+    if parabola is None or max((len(c.points) for c in parabola.curves), default=0) < SHAPE:
+        return None
+    optima = draw.optima(analysis)
+    figure = draw.canvas(8, 4.2) if optima else draw.canvas()
+    left, *right = figure.subplots(1, 1 + optima, squeeze=False)[0]
+    panels.isoflop_curves(left, analysis, parabola)
+    sides: list[tuple[Axes, Any, int]] = [(left, "outside lower left", 1)]
+    for axes in right:
+        panels.growth(axes, analysis)
+        sides.append((axes, "outside lower right", 2))
+    for axes, side, columns in sides:
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc=side, ncols=columns, frameon=False, fontsize=8
+        )
+    return figure
+
+
+def rolling(analysis: Analysis) -> Figure | None:
+    """Mean error on the dearer rows over the distance in compute, one line per form."""
+    if not analysis.rolling:
+        return None
+    figure, axes = draw.single(8, 3.4)
+    k = np.array([o.factor for o in analysis.rolling], float)
+    for i, name in enumerate(r.name for r in analysis.results):
+        colour, marker = FORMS[i % len(FORMS)]
+        error = np.array([100 * o.errors.get(name, np.nan) for o in analysis.rolling])
+        error[~(error > 0)] = np.nan  # a logarithm has no zero
+        own = name == analysis.selected
+        axes.plot(
+            k, error, color=colour, marker=marker, ms=5.5, mfc=colour if own else "white", mew=1.3,
+            lw=2.2 if own else 1.1, label=name, zorder=4 if own else 3,
+        )  # fmt: skip
+    draw.percent_axis(axes)
+    axes.set_xscale("log")
+    axes.set_xlim(k.min() / 1.25, k.max() * 1.25)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(k, [f"{v:g}" for v in k])
+    axes.set_xlabel("k: fitted to the rows with C ≤ C max / k")
+    axes.set_ylabel("mean error on the dearer rows")
+    draw.frame(axes)
+    beside: Any = "outside right upper"  # a place that the stubs do not know
+    figure.legend(loc=beside, frameon=False, fontsize=8)
     return figure
 
 
@@ -97,8 +157,8 @@ def held_out(analysis: Analysis) -> Figure | None:
     held = analysis.holdout
     if held is None:
         return None
-    figure, axes = _single((6.4, 4.2))
-    markers = {"largest": ("s", "#0072b2"), "log-linear": ("^", "#009e73")}
+    figure, axes = draw.single()
+    markers = {"largest": ("s", draw.BLUE), "log-linear": ("^", draw.GREEN)}
     shown = [analysis.selected, *(k for k in BASELINES if k in held.predictions)]
     everything = np.concatenate([held.rows.L, *(held.predictions[k] for k in shown)])
     ends = np.array([everything.min() * 0.99, everything.max() * 1.01])
@@ -111,11 +171,48 @@ def held_out(analysis: Analysis) -> Figure | None:
     for x, end in zip(held.rows.L, analysis.holdout_intervals, strict=True):
         if end.low is not None and end.high is not None:
             axes.plot([x, x], [end.low, end.high], color=HELD_OUT, lw=1.2)
-    axes.set_xlabel("measured loss (nats/token)")
-    axes.set_ylabel("predicted loss (nats/token)")
+    axes.set_xlabel(draw.loss_label(analysis, "measured loss"))
+    axes.set_ylabel(draw.loss_label(analysis, "predicted loss"))
     axes.legend(frameon=False, fontsize=8, title="mean error", title_fontsize=8)
-    _frame(axes)
+    draw.frame(axes)
     return figure
+
+
+def sensitivity(analysis: Analysis) -> Figure | None:
+    """a (where identified) and the loss at ten times the compute under every refit, by group."""
+    refits = analysis.sensitivity
+    if not draw.known(analysis) or len(refits) < 2:
+        return None
+    lines: list[tuple[str, Refit | None, str]] = [("the fit itself", refits[0], LAW)]
+    for kinds, title, colour in REFITS:
+        part = [(refit_name(r), r, colour) for r in refits[1:] if r.kind in kinds]
+        lines += [(title, None, LAW), *part] if part else []
+    figure = draw.canvas(8, 0.9 + 0.19 * len(lines))
+    far, result, colours = analysis.optimal[-1], analysis.chosen, [colour for _, _, colour in lines]
+    sloped = why_not(result, "a") is None
+    both = figure.subplots(1, 1 + sloped, sharey=True, squeeze=False)[0]
+    panels.refit_marks(
+        both[-1], [r and r.loss_10x for _, r, _ in lines], colours,
+        "loss at 10 times the largest C", far.L, far.L_interval,
+    )  # fmt: skip
+    if sloped:
+        panels.refit_marks(
+            both[0], [r and r.a for _, r, _ in lines], colours, "a: slope of log N* over log C",
+            result.a, result.intervals["a"],
+        )  # fmt: skip
+    both[0].set_yticks(-np.arange(len(lines)), [name for name, _, _ in lines])
+    both[0].set_ylim(0.3 - len(lines), 0.7)
+    for text, (_, refit, _) in zip(both[0].get_yticklabels(), lines, strict=True):
+        text.set_fontweight("bold" if refit is None else "normal")
+    return figure
+
+
+def refit_name(refit: Refit) -> str:
+    """What was changed, in words: `without N = 64k`."""
+    if refit.kind in ("N", "D", "C"):
+        show = compute if refit.kind == "C" else amount
+        return f"without {refit.kind} = {show(float(refit.what))}"
+    return refit.what
 
 
 def training_curves(analysis: Analysis) -> Figure | None:
@@ -126,8 +223,8 @@ def training_curves(analysis: Analysis) -> Figure | None:
     table = analysis.study.table
     n_of = dict(zip(table["trunk_id"], table["N"], strict=True))
     sizes = np.unique([n for n in n_of.values() if np.isfinite(n)])
-    colours = dict(zip(sizes, _shades(len(sizes)), strict=True))
-    figure, axes = _single()
+    colours = dict(zip(sizes, draw.shades(sizes), strict=True))
+    figure, axes = draw.single()
     labelled = set()
     by_trunk = dict(list(curves.groupby("trunk_id")))
     for trunk in sorted(by_trunk, key=lambda trunk: n_of.get(trunk, np.inf)):
@@ -141,8 +238,8 @@ def training_curves(analysis: Analysis) -> Figure | None:
             label = None if n in labelled else amount(n)
             labelled.add(n)
             axes.plot(branch["tokens"], branch["val_loss"], color=colours[n], lw=1.8, label=label)
-    _log_axes(axes, "training tokens", "held-out loss (nats/token)")
-    _legend(axes, "parameters N")
+    draw.log_axes(axes, "training tokens", "held-out loss (nats/token)")
+    draw.legend(axes, "parameters N")
     return figure
 
 
@@ -150,172 +247,11 @@ FIGURES: tuple[tuple[str, Callable[[Analysis], Figure | None]], ...] = (
     ("law", law_picture),
     ("loss_by_size", loss_by_size),
     ("loss_by_tokens", loss_by_tokens),
-    ("contours", contours),
     ("residuals", residuals),
+    ("isoflop", isoflop),
+    ("rolling", rolling),
     ("held_out", held_out),
+    ("sensitivity", sensitivity),
+    ("contours", contours),
     ("training_curves", training_curves),
 )
-
-
-def _draw_loss_by_size(axes: Axes, analysis: Analysis) -> None:
-    rows, test, law, theta = _parts(analysis)
-    last = max(rows.N.max(), test.N.max() if len(test) else 0.0)
-    N = np.geomspace(rows.N.min() / 1.3, last * 1.3, 100)
-    lines, colours = _lines(rows.D, rows.horizon)
-    for value, colour in lines if _known(analysis) else ():
-        axes.plot(N, law.loss(theta, N, np.full_like(N, value)), color=colour, lw=1.3)
-    _points(axes, rows.N, rows.L, rows.D, rows.horizon, colours)
-    if len(test):
-        axes.plot(test.N, test.L, "D", color=HELD_OUT, ms=5, mfc="none", mew=1.4, label="held out")
-    _log_axes(axes, "parameters N", "loss L (nats/token)")
-    _legend(axes, "tokens D")
-
-
-def _lines(values: np.ndarray, level: np.ndarray) -> tuple[list[tuple[float, Any]], np.ndarray]:
-    """(value, colour) of each line of the law, and the colour of each row.
-
-    One line per level of a ladder; six over the range where the rows are a scatter.
-    """
-    x = np.log(values)
-    place = (x - x.min()) / max(np.ptp(x), 1e-9)
-    colours = _map()(0.02 + 0.83 * place)
-    levels = int(level.max()) + 1
-    if levels > MAX_LEGEND + 4:
-        shown = np.linspace(0, 1, 6)
-        at = np.exp(x.min() + shown * np.ptp(x))
-        return [
-            (float(v), _map()(0.02 + 0.83 * s)) for v, s in zip(at, shown, strict=True)
-        ], colours
-    first = [int(np.flatnonzero(level == k)[0]) for k in range(levels)]
-    return [
-        (float(np.median(values[level == k])), colours[i]) for k, i in enumerate(first)
-    ], colours
-
-
-def _points(
-    axes: Axes, x: np.ndarray, y: np.ndarray, value: np.ndarray, level: np.ndarray,
-    colours: np.ndarray,
-) -> None:  # fmt: skip
-    """Measured points in their level's colour; a legend entry per level of a ladder."""
-    axes.scatter(x, y, s=22, c=colours, edgecolors="white", linewidths=0.4, zorder=3)
-    if level.max() < MAX_LEGEND:
-        for k in range(int(level.max()) + 1):
-            colour = colours[int(np.flatnonzero(level == k)[0])]
-            label = amount(float(np.median(value[level == k])))
-            axes.plot([], [], "o", ms=4.5, color=colour, label=label)
-
-
-def _draw_contours(axes: Axes, analysis: Analysis) -> None:
-    rows, test, law, theta = _parts(analysis)
-    best = [a for a in analysis.optimal if a.N is not None and a.D is not None]
-    every_n = np.concatenate([rows.N, test.N, [a.N or 0.0 for a in best]])
-    every_d = np.concatenate([rows.D, test.D, [a.D or 0.0 for a in best]])
-    N = np.geomspace(every_n.min() / 1.5, every_n.max() * 1.5, 120)
-    D = np.geomspace(every_d.min() / 1.5, every_d.max() * 1.5, 120)
-    _log_axes(axes, "parameters N", "training tokens D", log_loss=False)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(_AMOUNT)
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(N[0], N[-1])
-    axes.set_ylim(D[0], D[-1])
-    if _known(analysis):
-        grid_n, grid_d = (m.ravel() for m in np.meshgrid(N, D))
-        L = law.loss(theta, grid_n, grid_d).reshape(120, 120)
-        levels = np.geomspace(L.min(), L.max(), 12)
-        lines = axes.contour(N, D, L, levels=levels, cmap=_map(), linewidths=0.9)
-        axes.clabel(lines, fmt=lambda v: f"{v:.2f}", fontsize=7)
-    dot = 3.5 if len(rows) <= 100 else 2.0
-    axes.plot(rows.N, rows.D, "o", color=LAW, ms=dot, label="fitted run")
-    if len(test):
-        axes.plot(
-            test.N, test.D, "D", color=HELD_OUT, ms=4.5, mfc="none", mew=1.3, label="held out"
-        )
-    if best:
-        _frontier(axes, analysis)
-    axes.legend(frameon=True, framealpha=0.95, edgecolor="none", fontsize=8, loc="upper left")
-
-
-def _frontier(axes: Axes, analysis: Analysis) -> None:
-    """N*(C), D*(C): solid within the measured compute, dashed beyond; band from the resamples."""
-    law, result = analysis.chosen.fit.law, analysis.chosen
-    shown = [a for a in analysis.optimal if a.N is not None]
-    C = np.geomspace(shown[0].flops, shown[-1].flops, 40)
-    best = law.optimal(result.fit.theta, C, analysis.flops)
-    tail = (1 - analysis.level) / 2
-    draws = law.optimal(result.draws.theta[:400], C, analysis.flops)
-    low, high = np.quantile(draws.N, [tail, 1 - tail], axis=0)
-    d_of = [np.exp(np.log(C) - analysis.flops(np.log(n))[0]) for n in (low, high)]
-    # On a line of constant C a larger N* has a smaller D*: the band's edges are both ends.
-    axes.fill(
-        np.concatenate([low, high[::-1]]), np.concatenate([d_of[0], d_of[1][::-1]]),
-        color=BAND, alpha=0.25, lw=0, label=f"{100 * analysis.level:g} % band",
-    )  # fmt: skip
-    inside = analysis.study.train.C.max() * 1.01 >= C
-    axes.plot(best.N[inside], best.D[inside], color=LAW, lw=2, label="compute-optimal")
-    edge = max(int(inside.sum()) - 1, 0)
-    axes.plot(best.N[edge:], best.D[edge:], color=LAW, lw=2, ls=(0, (2, 1.5)))
-
-
-def _known(analysis: Analysis) -> bool:
-    """Whether the design identifies the law: if not, its lines would be one guess of many."""
-    return "a" not in analysis.chosen.design.problems
-
-
-def _parts(analysis: Analysis):
-    fit = analysis.chosen.fit
-    return analysis.study.train, analysis.study.test, fit.law, fit.theta
-
-
-def _single(size: tuple[float, float] = (6.4, 4.2)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
-
-
-def _map():
-    return mpl.colormaps["viridis"]
-
-
-def _shades(n: int) -> list:
-    """n colours from dark to light that stay apart in grey and for every kind of colour vision."""
-    return [_map()(0.02 + 0.83 * k / max(n - 1, 1)) for k in range(n)]
-
-
-_AMOUNT = FuncFormatter(lambda v, _: amount(v))
-
-
-def _log_axes(axes: Axes, x: str, y: str, log_loss: bool = True) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(_AMOUNT)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if log_loss:
-        axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        ticks = _loss_ticks(low, high)
-        axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(low, high)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    _frame(axes)
-
-
-def _loss_ticks(low: float, high: float) -> np.ndarray:
-    """Round losses, five to ten of them, on an axis that is shorter than a decade."""
-    for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
-        ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-        if len(ticks) <= 9:
-            return np.round(ticks, 3)
-    return np.array([low, high])
-
-
-def _frame(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, lw=0.4, alpha=0.35)
-    axes.tick_params(labelsize=8)
-
-
-def _legend(axes: Axes, title: str) -> None:
-    entries = len(axes.get_legend_handles_labels()[1])
-    if 0 < entries <= MAX_LEGEND + 1:
-        axes.legend(title=title, frameon=False, fontsize=8, title_fontsize=8, ncols=2)

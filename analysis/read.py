@@ -2,6 +2,9 @@
 
 import difflib
 import json
+import re
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -45,20 +48,44 @@ def read_table(path: Path) -> tuple[pd.DataFrame, str | None, dict[str, str], Pa
                 "collect the sweep again with this version"
             )
         units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in table.schema}
-        return table.to_pandas(), schema, units, file
+        _refuse_equal_names(file, table.column_names)
+        return table.to_pandas(ignore_metadata=True), schema, units, file
+    return _csv(file), None, {}, file
+
+
+def _csv(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(file), None, {}, file
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # One type for a column, whatever its length, and no column taken for an index.
+            frame = pd.read_csv(file, low_memory=False, index_col=False)
+    except pd.errors.ParserWarning as error:
+        raise DataError(
+            f"{file}: rows have more cells than the header has names; name every column"
+        ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise DataError(
             f"{file}: not a readable CSV or parquet ({_first_line(error)}); "
             "give a sweep folder, a .parquet or a comma-separated .csv"
         ) from error
+    if len(frame.columns) == 1 and (mark := re.search(r"[;\t|]", str(frame.columns[0]))):
+        raise DataError(
+            f"{file}: columns are separated by {mark.group()!r}, not by commas; save it as a "
+            "comma-separated .csv or a .parquet"
+        )
+    return frame
+
+
+def _refuse_equal_names(file: Path, names: list[str]) -> None:
+    again = [name for name, count in Counter(names).items() if count > 1]
+    if again:
+        raise DataError(f"{file}: several columns are named {', '.join(again)}; rename them")
 
 
 def _parquet(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
+        return pq.ParquetFile(file).read()
+    except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{file}: not a parquet file ({_first_line(error)}); collect the sweep again"
         ) from error
@@ -76,7 +103,7 @@ def missing_columns(file: Path, missing: list[str], present: list[str]) -> str:
     return (
         f"{file}: lacks {'column' if len(missing) == 1 else 'columns'} {'; '.join(parts)}; it has "
         f"{', '.join(map(str, present[:40]))}; map other names with --n COL --d COL --loss COL "
-        "[--flops COL] [--trunk COL]"
+        "[--flops COL] [--trunk COL] [--unique COL]"
     )
 
 

@@ -2,33 +2,32 @@
 
 Objective: sum over rows of w·Huber(log L_pred - log L), Huber(r) = r²/2 for |r| <= delta, else
 delta·(|r| - delta/2), delta = 1e-3 (Hoffmann et al. 2022). Coordinates: log coefficients and
-exponents over centred log N, log D, which takes the condition number from ~1e7 to ~1e4.
+exponents over centred log variables, which takes the condition number from ~1e7 to ~1e4.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from analysis.laws import SumLaw
+from analysis.law import Law
 from analysis.newton import (
+    Penalty,
     Problem,
     derivatives,
+    evaluate,
     finish,
-    forward,
     held_back,
     newton,
     objective,
-    scaled_gradient,
 )
 
 DELTA = 1e-3
-EXPONENT_LIMITS = (0.01, 3.0)
-E_FLOOR = 6.0  # log E may fall this far below the median log L: there E is 0.25 % of the loss
-DEAD = 12.0  # a term this far (in log) below the loss at the centre of the data is dead
 SINGULAR = 1e12  # Hessian condition above which some combination of parameters is free
 CONVERGED = 1e-8  # scaled gradient below which an optimum counts as certified
+MOST_ROWS = 2000  # that the global start looks at
+DEAD_SHARE = 1e-4  # a term below this share of the loss in every row says nothing
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Certificate:
 class Fit:
     """A fitted law: `theta` are its values, `at_limit` says what is wrong with a parameter."""
 
-    law: SumLaw
+    law: Law
     theta: np.ndarray
     fixed: Mapping[str, float]
     delta: float
@@ -62,7 +61,7 @@ class Fit:
     certificate: Certificate
     at_limit: Mapping[str, str]
     status: str
-    rivals: np.ndarray  # values of every distinct optimum found, best first
+    rivals: np.ndarray  # solver coordinates of every distinct optimum found, best first
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -82,174 +81,80 @@ class Fit:
         return self.certificate.gradient < CONVERGED and self.certificate.condition < SINGULAR
 
 
-@dataclass(frozen=True)
-class Refits:
-    """The law refitted under many row weights: values (refits, p) and which ended at a limit."""
-
-    theta: np.ndarray
-    at_low: np.ndarray
-    at_high: np.ndarray
-    gradient: np.ndarray
-
-
 def fit_law(
-    law: SumLaw,
-    N: np.ndarray,
-    D: np.ndarray,
+    law: Law,
+    X: Sequence[np.ndarray],
     L: np.ndarray,
     *,
     weights: np.ndarray | None = None,
     fixed: Mapping[str, float] | None = None,
     delta: float = DELTA,
+    penalty: Penalty | None = None,
 ) -> Fit:
     """Minimise the Huber objective over all parameters that are not `fixed`.
 
-    N, D, L: positive arrays of one length (parameters, tokens, nats/token). ValueError for an
-    unknown or non-positive fixed parameter.
+    X: positive arrays in the order of `law.variables` (parameters, tokens, ...), L nats/token, all
+    of one length. ValueError for an unknown or non-positive fixed parameter.
     """
     fixed = dict(fixed or {})
-    problem = _problem(law, N, D, L, fixed)
+    problem, x = problem_of(law, X, L, fixed, penalty)
     w = np.ones(len(problem.z)) if weights is None else np.asarray(weights, float)
-    starts = _starts(problem, w)
-    W = np.broadcast_to(w, (len(starts), len(w)))
-    phi = starts
-    # From nearly least squares to nearly least absolute values: each stage starts inside the
-    # basin that the last one found, where a single cold start at 1e-3 would crawl.
-    for stage in (300.0, 30.0, 10.0, 3.0):
-        phi = newton(problem, W, phi, delta * stage, 25, 1e-4)
+    phi, members = _basins(problem, x, w, delta)
+    W = np.broadcast_to(w, (len(phi), len(w)))
     phi = newton(problem, W, phi, delta, 200, 1e-13)
-    if weights is None:
-        phi = np.vstack(
-            [phi, _polish(problem, phi[np.argmin(objective(problem, W, phi, delta))], delta)]
-        )
-        W = np.broadcast_to(w, (len(phi), len(w)))
-        phi = newton(problem, W, phi, delta, 100, 1e-13)
     F = objective(problem, W, phi, delta)
+    best = phi[int(np.argmin(F))]
+    if weights is None and penalty is None:
+        best = _polish(problem, best, delta)
+        phi, members = np.vstack([phi, best]), np.append(members, 0)
+        F = np.append(F, objective(problem, W[:1], best[None], delta))
     order = np.argsort(F, kind="stable")
-    optima = _distinct(problem, phi[order], F[order])
-    best = finish(problem, w, phi[order[0]], delta)
-    return _assemble(problem, w, best, F, optima, fixed, delta)
+    phi, F, members = phi[order], F[order], members[order]
+    best = phi[0]
+    optima = _distinct(problem, phi, F)
+    best = finish(problem, w, best, delta)
+    return _assemble(problem, w, best, F, members, optima, fixed, delta)
 
 
-def refit(fit: Fit, N: np.ndarray, D: np.ndarray, L: np.ndarray, weights: np.ndarray) -> Refits:
-    """The same law under many row weights (refits, rows), all at once.
-
-    Damped Newton from every distinct optimum of the full data (at most three), keeping the better.
-    """
-    problem = _problem(fit.law, N, D, L, fit.fixed)
-    weights = np.asarray(weights, float)
-    best = np.empty((len(weights), len(fit.theta)))
-    F = np.full(len(weights), np.inf)
-    rivals = [np.clip(problem.coordinates(v), problem.low, problem.high) for v in fit.rivals[:3]]
-    for i in range(0, len(weights), 250):  # pieces that stay in the cache
-        here = slice(i, i + 250)
-        for start in rivals:
-            phi, value = _descend(problem, weights[here], start, fit.delta)
-            better = value < F[here]
-            best[here][better] = phi[better]
-            F[here] = np.minimum(F[here], value)
-    gradient = scaled_gradient(problem, weights, best, fit.delta)
-    low, high = _limits(problem, best)
-    return Refits(problem.values(best), low, high, gradient)
-
-
-def _descend(
-    problem: Problem, W: np.ndarray, start: np.ndarray, delta: float
+def _basins(
+    problem: Problem, x: np.ndarray, w: np.ndarray, delta: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From one start to each problem's optimum; one that crawls goes round by larger deltas."""
-    phi = np.repeat(start[None], len(W), axis=0)
-    phi = newton(problem, W, phi, 3 * delta, 8, 1e-3)
-    phi = newton(problem, W, phi, delta, 30, 1e-7)
-    slow = scaled_gradient(problem, W, phi, delta) > 1e-7
-    if slow.any():
-        again, w = phi[slow], W[slow]
-        for stage in (100.0, 30.0, 10.0, 3.0):
-            again = newton(problem, w, again, delta * stage, 12, 1e-3)
-        again = newton(problem, w, again, delta, 80, 1e-7)
-        better = objective(problem, w, again, delta) < objective(problem, w, phi[slow], delta)
-        phi[np.flatnonzero(slow)[better]] = again[better]
-    return phi, objective(problem, W, phi, delta)
+    """A point in every basin that the law's starts lead to, and the number of starts in it.
+
+    From nearly least squares to nearly least absolute values: each stage starts inside the basin
+    that the last one found, where a single cold start at 1e-3 would crawl. Starts that have met go
+    on as one. A part of very many rows shows the basins as well.
+    """
+    law, part = problem.law, slice(None, None, max(len(x) // MOST_ROWS, 1))
+    x, z, w = x[part], problem.z[part], w[part]
+    if len(z) < len(problem.z):
+        problem = replace(problem, features=law.prepare(x), z=z)
+    phi = law.starts(x, z, w, problem.low, problem.high)
+    members = np.ones(len(phi), int)
+    for stage in (100.0, 10.0, 3.0):
+        W = np.broadcast_to(w, (len(phi), len(w)))
+        phi = newton(problem, W, phi, delta * stage, 15, 1e-2)
+        if len(phi) > 1:
+            phi, members = _merged(problem, W, phi, members, delta * stage)
+    return phi, members
 
 
-def _problem(
-    law: SumLaw, N: np.ndarray, D: np.ndarray, L: np.ndarray, fixed: Mapping[str, float]
-) -> Problem:
-    for name, value in fixed.items():
-        if name not in law.parameters:
-            raise ValueError(
-                f"law {law.name} has no parameter {name!r}; it has {', '.join(law.parameters)}"
-            )
-        if not np.isfinite(value) or value <= 0:
-            raise ValueError(
-                f"{name}={value} cannot be fixed: every parameter is positive"
-                + ("; for a law without E use --law two-term" if name == "E" else "")
-            )
-    x, y = np.log(np.asarray(N, float)), np.log(np.asarray(D, float))
+def problem_of(
+    law: Law, X: Sequence[np.ndarray], L: np.ndarray, fixed: Mapping[str, float],
+    penalty: Penalty | None = None,
+) -> tuple[Problem, np.ndarray]:  # fmt: skip
+    """The problem in centred coordinates, and the centred log variables (rows, variables)."""
+    law = law.under(fixed)
+    coordinates = law.fixed_limits(fixed)
+    x = np.log(np.stack([np.asarray(v, float) for v in X], axis=-1))
     z = np.log(np.asarray(L, float))
     # A fixed coefficient is a fixed coordinate only in uncentred variables.
-    held = {t.variable for t in law.terms if t.coefficient in fixed}
-    centre = (0.0 if "N" in held else float(x.mean()), 0.0 if "D" in held else float(y.mean()))
-    middle = float(np.median(z))
-    low, high = np.empty(len(law.parameters)), np.empty(len(law.parameters))
-    for i, name in enumerate(law.parameters):
-        if name in fixed:
-            low[i] = high[i] = np.log(fixed[name]) if i < len(law.terms) else fixed[name]
-        elif i < len(law.terms):
-            variable = law.terms[i].variable
-            # Uncentred, log A also carries exponent · mean log N.
-            room = {"N": x.mean() - centre[0], "D": y.mean() - centre[1], None: 0.0}[variable]
-            low[i] = middle - (DEAD if variable else E_FLOOR)
-            high[i] = middle + 5.0 + EXPONENT_LIMITS[1] * room
-        else:
-            low[i], high[i] = EXPONENT_LIMITS
-    return Problem(law, law.design(x - centre[0], y - centre[1]), z, low, high, centre)
-
-
-def _starts(problem: Problem, w: np.ndarray) -> np.ndarray:
-    """Starting points: the linear part solved on a grid of exponents; local minima of that grid.
-
-    Added: the best cell of each quadrant, so that a law with two basins shows both.
-    """
-    law = problem.law
-    K, P = len(law.terms), len(law.parameters)
-    axes = []
-    for i in range(K, P):
-        fixed = problem.low[i] == problem.high[i]
-        axes.append(problem.low[i : i + 1] if fixed else np.geomspace(0.02, 2.0, 20))
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    shape = grid.shape[:-1]
-    used = w > 0
-    fixed = np.where(~problem.free[:K], np.exp(problem.low[:K]), np.nan)
-    coefficients, rss = law.linear_part(
-        problem.T[used], grid.reshape(-1, P - K), np.exp(problem.z[used]), fixed
-    )
-    rss = rss.reshape(shape)
-    local = np.ones(shape, bool)
-    for axis in range(len(shape)):
-        for step in (1, -1):
-            other = np.roll(rss, step, axis)
-            edge = [slice(None)] * len(shape)
-            edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
-            other[tuple(edge)] = np.inf
-            local &= rss <= other
-    flat = rss.ravel()
-    chosen = list(np.flatnonzero(local.ravel())[np.argsort(flat[local.ravel()])][:6])
-    half = [np.arange(s) >= s / 2 for s in shape]
-    for quadrant in np.ndindex(*(2,) * len(shape)):
-        inside = np.ones(shape, bool)
-        for axis, side in enumerate(quadrant):
-            select = half[axis] if side else ~half[axis]
-            inside &= np.expand_dims(select, tuple(a for a in range(len(shape)) if a != axis))
-        if inside.any():
-            chosen.append(int(np.argmin(np.where(inside, rss, np.inf))))
-    chosen = list(dict.fromkeys(chosen))
-    phi = np.empty((len(chosen), P))
-    phi[:, :K] = np.log(np.maximum(coefficients[chosen], 1e-300))
-    phi[:, K:] = grid.reshape(-1, P - K)[chosen]
-    # A coefficient of zero would start dead and stay dead: start it at 1 % of the loss instead.
-    floor = np.median(problem.z) - np.log(100.0)
-    phi[:, :K] = np.maximum(phi[:, :K], floor)
-    return np.clip(phi, problem.low, problem.high)
+    centre = np.where(law.uncentred(fixed), 0.0, x.mean(0))
+    low, high = law.limits(z, np.abs(x.mean(0) - centre))
+    for name, value in coordinates.items():
+        low[law.index(name)] = high[law.index(name)] = value
+    x = x - centre
+    return Problem(law, law.prepare(x), z, low, high, centre, penalty), x
 
 
 def _polish(problem: Problem, phi: np.ndarray, delta: float) -> np.ndarray:
@@ -257,6 +162,7 @@ def _polish(problem: Problem, phi: np.ndarray, delta: float) -> np.ndarray:
     free = problem.free & (phi > problem.low + 1e-9) & (phi < problem.high - 1e-9)
     if not free.any():
         return phi
+    law = problem.law
 
     def full(part: np.ndarray) -> np.ndarray:
         whole = phi.copy()
@@ -264,50 +170,70 @@ def _polish(problem: Problem, phi: np.ndarray, delta: float) -> np.ndarray:
         return whole[None]
 
     def residuals(part: np.ndarray) -> np.ndarray:
-        return forward(problem, full(part))[0][0]
+        return law.forward(problem.features, full(part))[0][0] - problem.z
 
     def jacobian(part: np.ndarray) -> np.ndarray:
-        return np.einsum("nk,nkp->np", forward(problem, full(part))[1][0], problem.T)[:, free]
+        state = law.forward(problem.features, full(part))[1]
+        return law.jacobian(problem.features, state)[0][:, free]
 
     result = least_squares(
         residuals, phi[free], jac=jacobian, loss="huber", f_scale=delta, x_scale="jac",
         bounds=(problem.low[free], problem.high[free]), ftol=1e-15, xtol=1e-15, gtol=1e-15,
-        max_nfev=100,
+        max_nfev=20,
     )  # fmt: skip
     return full(result.x)[0]
+
+
+def _merged(
+    problem: Problem, W: np.ndarray, phi: np.ndarray, members: np.ndarray, delta: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One point for all that predict the same within a tenth of delta, and their number."""
+    point = evaluate(problem, W, phi, delta)
+    kept: list[int] = []
+    count = members.copy()
+    for i in np.argsort(point.F, kind="stable"):
+        near = [k for k in kept if np.abs(point.r[i] - point.r[k]).max() < 0.1 * delta]
+        if near:
+            count[near[0]] += count[i]
+        else:
+            kept.append(int(i))
+    return phi[kept], count[kept]
 
 
 def _distinct(problem: Problem, phi: np.ndarray, F: np.ndarray) -> list[np.ndarray]:
     """Optima (best first) that differ in objective and in what they predict; stalled starts out."""
     found: list[tuple[float, np.ndarray, np.ndarray]] = []
     for value, point in zip(F, phi, strict=True):
-        r = forward(problem, point[None])[0][0]
+        r = problem.law.forward(problem.features, point[None])[0][0]
         same = (np.abs(r - other).max() < 1e-4 * (1 + np.abs(r).max()) for _, other, _ in found)
         if not any(same):
             found.append((value, r, point))
     return [point for value, _, point in found if value < 10 * F[0] + 1e-12]
 
 
-def _limits(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def limits_reached(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which free parameters stand at their low and high limits; a dead term counts as low."""
-    K = len(problem.law.terms)
-    width = np.where(np.arange(phi.shape[1]) < K, 0.5, 1e-6)  # log coefficients: within exp(.5)
+    law = problem.law
+    coefficient = np.isin(law.parameters, law.coefficients)
+    # A log coefficient within a factor exp(0.5) of its limit is at it.
+    width = np.where(coefficient, 0.5, 1e-6)
     low = problem.free & (phi <= problem.low + width)
     high = problem.free & (phi >= problem.high - width)
-    # A term that is under 1e-4 of the loss in every row says nothing about its exponent.
-    for i in range(0, len(phi), 500):
-        share = forward(problem, phi[i : i + 500])[1]
-        low[i : i + 500, :K] |= problem.free[:K] & (share.max(1) < 1e-4)
+    # A term's share of the loss is the derivative of log L by its log coefficient.
+    for i in range(0, len(phi), 250):
+        state = law.forward(problem.features, phi[i : i + 250])[1]
+        share = np.abs(law.jacobian(problem.features, state)).max(1)
+        low[i : i + 250] |= problem.free & coefficient & (share < DEAD_SHARE)
     return low, high
 
 
 def _assemble(
-    problem: Problem, w: np.ndarray, phi: np.ndarray, F: np.ndarray, optima: list[np.ndarray],
-    fixed: Mapping[str, float], delta: float,
+    problem: Problem, w: np.ndarray, phi: np.ndarray, F: np.ndarray, members: np.ndarray,
+    optima: list[np.ndarray], fixed: Mapping[str, float], delta: float,
 ) -> Fit:  # fmt: skip
     law = problem.law
-    r, share = forward(problem, phi[None])
-    g, H, _, size = derivatives(problem, w[None], r, share, delta)
+    point = evaluate(problem, w[None], phi[None], delta)
+    g, H, _, size = derivatives(problem, w[None], point, delta)
     free = ~held_back(problem, phi[None], g)[0]
     gradient = float((np.abs(g[0]) / size[0])[free].max()) if free.any() else 0.0
     decrement, condition = 0.0, 1.0
@@ -321,30 +247,31 @@ def _assemble(
         floor = len(w) * delta**2 * 1e-12  # an exact law has objective zero
         decrement = float(abs(0.5 * g0 @ step) / max(minimum, floor))
     same = minimum * (1 + 1e-6) + len(w) * delta**2 * 1e-12
-    agree = int((same >= F).sum())
-    certificate = Certificate(gradient, decrement, len(optima), agree, len(F), condition)
+    agree, starts = int(members[same >= F].sum()), int(members.sum())
+    certificate = Certificate(gradient, decrement, len(optima), agree, starts, condition)
     at_limit = _limit_texts(problem, phi)
-    rivals = np.stack([problem.values(o) for o in optima])
+    rivals = np.stack(optima)
     status = _status(certificate, at_limit)
     return Fit(
-        law, problem.values(phi), fixed, delta, minimum, r[0], certificate, at_limit, status,
+        law, problem.values(phi), fixed, delta, minimum, point.r[0], certificate, at_limit, status,
         rivals,
     )  # fmt: skip
 
 
 def _limit_texts(problem: Problem, phi: np.ndarray) -> dict[str, str]:
-    low, high = (v[0] for v in _limits(problem, phi[None]))
+    low, high = (v[0] for v in limits_reached(problem, phi[None]))
     texts = {}
     for i, name in enumerate(problem.law.parameters):
-        if i < len(problem.law.terms) and low[i]:
+        coefficient = name in problem.law.coefficients
+        if coefficient and low[i]:
             texts[name] = "E vanishes" if name == "E" else f"the {name} term is dead"
         elif low[i] or high[i]:
-            limit = (problem.low if low[i] else problem.high)[i]
-            texts[name] = (
-                f"{name} is at its {'lower' if low[i] else 'upper'} limit {limit:.3g}"
-                if i >= len(problem.law.terms)
-                else f"{name} is at its upper limit"
-            )
+            limit = float((problem.low if low[i] else problem.high)[i])
+            if name in problem.law.logged:
+                limit = float(np.exp(limit))
+            shown = name in (*problem.law.logged, *problem.law.exponents) and not coefficient
+            side = "lower" if low[i] else "upper"
+            texts[name] = f"{name} is at its {side} limit" + (f" {limit:.3g}" if shown else "")
     return texts
 
 

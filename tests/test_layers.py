@@ -9,17 +9,24 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": "config counts schedule text data model optim checkpoint state evaluate train",
     "experiments": (
-        "rules config spec grid plan provenance schema rows store manifest tables run launch "
-        "progress sweep"
+        "rules axes config spec grid plan provenance schema rows store manifest export tables run "
+        "launch progress sweep"
     ),
     "analysis": (
-        "read load laws newton solve uncertainty compare result describe trust fit plots report"
+        "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "
+        "datalaw shiftedpower farseer laws newton solve refit gls targets profile interval "
+        "repetition identify bootstrap noise uncertainty compare curves optima envelope isoflop "
+        "sensitivity discrepancy surface population result trust allocate forecast analyse words describe textreport "
+        "fitsjson fit drawing panels plots rowtables remarks tables report register predict shapes "
+        "information choose design simulated replay extrapolation coverage pipeline fitspeed benchmark"
     ),
 }
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": "config counts schedule text data",
-    "experiments": "rules config spec grid plan provenance schema rows store manifest tables sweep",
+    "experiments": (
+        "rules axes config spec grid plan provenance schema rows store manifest export tables sweep"
+    ),
     "analysis": ORDER["analysis"],
 }
 

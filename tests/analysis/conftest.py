@@ -3,22 +3,22 @@
 import pytest
 from synthetic import Plan, write_sweep
 
-from analysis import uncertainty
+from analysis import bootstrap
 
-FULL_RESAMPLES = uncertainty.RESAMPLES
+FULL_RESAMPLES = bootstrap.RESAMPLES
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_resamples():
     """Few resamples for speed; the golden texts ask for all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uncertainty, "RESAMPLES", 300)
+        patch.setattr(bootstrap, "RESAMPLES", 300)
         yield
 
 
 @pytest.fixture
 def all_resamples(monkeypatch):
-    monkeypatch.setattr(uncertainty, "RESAMPLES", FULL_RESAMPLES)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", FULL_RESAMPLES)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from analysis.load import REQUIRED
 from analysis.read import CURVES_SCHEMA, RESULTS_SCHEMA
+from analysis.rows import Rows
 
 TRUTH = {"E": 1.3, "A": 35.0, "B": 130.0, "alpha": 0.36, "beta": 0.4}
 SIZES = (24e3, 40e3, 70e3, 120e3, 240e3, 400e3)
@@ -91,6 +92,14 @@ def results_frame(plan: Plan) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def rows_of(plan: Plan) -> Rows:
+    """The rows of a plan that a law is fitted to, as the analysis holds them."""
+    frame = results_frame(plan)
+    frame = frame[~frame["holdout"]]
+    names = ("n_total", "tokens", "flops_exact", "val_loss")
+    return Rows(*(frame[c].to_numpy(float) for c in names), pd.factorize(frame["trunk_id"])[0])
 
 
 def curves_frame(results: pd.DataFrame) -> pd.DataFrame:

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import TRUTH, Plan, results_frame, write_sweep
+from synthetic import TRUTH, Plan, results_frame, truth_loss, write_sweep
 
-from analysis.fit import analyse, main
+from analysis.analyse import analyse
+from analysis.fit import main
+from analysis.fitsjson import to_json
+from analysis.interval import Interval
+from analysis.laws import GAMMA, LAWS
 from analysis.load import Columns, load
-from analysis.result import to_json
 from analysis.trust import judge
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -57,12 +60,14 @@ def test_the_truth_lies_in_its_intervals_and_near_the_values(good_analysis):
     result = good_analysis.chosen
     assert good_analysis.selected == "chinchilla"
     assert result.trust == "high"
-    for name, value in TRUTH.items():
-        if name not in ("A", "B"):
-            assert result.fit.parameters[name] == pytest.approx(value, rel=0.05)
-            assert result.intervals[name].low < value < result.intervals[name].high
-    a = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
-    assert result.intervals["a"].low < a < result.intervals["a"].high
+    truth = {**TRUTH, "a": TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])}
+    missed = []
+    for name in ("E", "alpha", "beta", "a"):
+        value = {**result.parameters, "a": result.a}[name]
+        assert value == pytest.approx(truth[name], rel=0.05)
+        if not result.intervals[name].low < truth[name] < result.intervals[name].high:
+            missed.append(name)
+    assert len(missed) <= 1  # one 90 % interval of four may miss
 
 
 KEYS = {
@@ -105,25 +110,26 @@ def test_fits_json_keeps_the_contract(good, good_analysis, tmp_path):
         "optimal",
     } <= set(data)
     assert data["schema"] == "fits/1"
-    assert [f["law"] for f in data["fits"]] == ["chinchilla", "two-term"]
+    assert [f["law"] for f in data["fits"]] == [law.name for law in LAWS]
     fit = data["fits"][0]
     assert set(fit) >= KEYS
     assert set(fit["parameters"]) == {"E", "A", "B", "alpha", "beta"}
     assert set(fit["certificate"]) == {"gradient", "decrement", "optima", "condition"}
     assert set(fit["variance"]) == {"trunk_sd", "row_sd", "trunks"}
-    assert fit["interval_method"] == "trunk-bootstrap"
-    assert fit["estimator"] == "huber"
+    assert fit["interval_method"] == "reml-profile-t"
+    assert fit["estimator"] == "gls-reml"
+    assert set(fit["other_intervals"]) == {"trunk-bootstrap", "cr2"}
     assert fit["holdout"]["n_rows"] == 5
     for row in data["optimal"]:
         assert set(row) >= OPTIMAL
-        assert row["loss_interval_misfit"] == [None, None]
-        assert "loss_interval_misfit" in row["interval_notes"]
+        noise, misfit = row["loss_interval_noise"], row["loss_interval_misfit"]
+        assert misfit[1] - misfit[0] > noise[1] - noise[0] > 0
     flops = [row["flops"] for row in data["optimal"]]
     C = load(good).train.C
     assert flops[0] == pytest.approx(C.min(), rel=0.05)
     assert flops[-1] == pytest.approx(10 * C.max(), rel=0.05)
     assert not list(tmp_path.glob("*.part"))
-    assert fit["parameters"] == good_analysis.results[0].fit.parameters
+    assert fit["parameters"] == good_analysis.results[0].parameters
 
 
 def test_open_ends_are_null_with_a_reason_and_nothing_is_nan(ray_analysis):
@@ -142,6 +148,7 @@ def test_a_fixed_parameter_is_held_everywhere(good, good_analysis, capsys):
     assert main([str(good), "--fix", "E=1.3", "--law", "chinchilla"]) == 0
     text = capsys.readouterr().out
     assert "1.300   fixed" in text
+    assert "two-term" in text
     narrow = analyse(load(good), fixed={"E": 1.3}).results[0].intervals["alpha"].width
     assert narrow < good_analysis.results[0].intervals["alpha"].width
 
@@ -161,32 +168,49 @@ def test_the_law_asked_for_is_the_headline(good):
 def test_hold_out_decides_only_among_forms_that_the_rows_support(tmp_path):
     # One held-out trunk with bad luck: the wrong form predicts it better, 1.5 % off the truth.
     frame = results_frame(Plan())
-    two_term = analyse(load(write_sweep(tmp_path / "a", frame=frame))).results[1]
+    two_term = named(analyse(load(write_sweep(tmp_path / "a", frame=frame))), "two-term")
     N, D = (frame[c].to_numpy(float) for c in ("n_total", "tokens"))
-    lucky = two_term.fit.law.loss(two_term.fit.theta, N, D)
+    lucky = two_term.law.loss(two_term.theta, N, D)
     frame["val_loss"] = np.where(frame["holdout"], lucky, frame["val_loss"])
     analysis = analyse(load(write_sweep(tmp_path / "b", frame=frame)))
-    assert analysis.results[1].holdout_error < analysis.results[0].holdout_error
+    errors = [named(analysis, n).holdout_error for n in ("two-term", "chinchilla")]
+    assert errors[0] < errors[1]
     assert analysis.selected == "chinchilla"
-    assert "two-term has a lower one but fits the other rows worse" in analysis.selected_by
+    assert "no form fits better by more than 10 AIC" in analysis.selected_by
+
+
+def test_a_form_that_the_rows_reject_is_not_the_headline(tmp_path):
+    frame = results_frame(Plan(trunk_noise=2e-4, row_noise=1e-4))
+    N, D = (frame[c].to_numpy(float) for c in ("n_total", "tokens"))
+    bent = np.array([1.2, 2e4, 1.5e5, 0.36, 0.4, 0.6])
+    frame["val_loss"] *= GAMMA.loss(bent, N, D) / truth_loss(N, D)
+    analysis = analyse(load(write_sweep(tmp_path / "s", frame=frame)))
+    assert analysis.selected == "gamma"
+    assert "chinchilla fits worse" in analysis.selected_by
 
 
 def test_without_held_out_rows_aic_selects(tmp_path):
     analysis = analyse(load(write_sweep(tmp_path / "s", Plan(holdout=()))))
-    assert analysis.selected_by == "lowest AIC, no held-out rows"
+    assert analysis.selected_by.startswith("the default form")
     assert analysis.selected == "chinchilla"
     assert analysis.chosen.trust == "medium"
 
 
 def few(analysis, **counts):
-    return dataclasses.replace(analysis.chosen.design, **counts)
+    design = dataclasses.replace(analysis.chosen.design, **counts)
+    return dataclasses.replace(analysis.chosen.estimate, design=design)
+
+
+def named(analysis, name):
+    return next(r for r in analysis.results if r.name == name)
 
 
 def judged(analysis, **changes):
     r = analysis.chosen
     facts = {
-        "fit": r.fit, "design": r.design, "intervals": r.intervals, "noise": analysis.noise,
-        "test": r.lack_of_fit, "holdout_error": r.holdout_error, "baseline": 0.03,
+        "fit": r.fit, "estimate": r.estimate, "intervals": r.intervals, "df": r.df,
+        "apart": {}, "noise": analysis.noise, "test": r.lack_of_fit,
+        "holdout_error": r.holdout_error, "baseline": 0.03, "far": Interval(1.9, 1.91),
     }  # fmt: skip
     return judge(**(facts | changes))
 
@@ -206,8 +230,15 @@ def judged(analysis, **changes):
             lambda a: {"noise": dataclasses.replace(a.noise, max_seeds=2, df_trunks=2)},
             "low", "too few repeated seeds",
         ),
-        (lambda a: {"design": few(a, sizes=3)}, "low", "3 sizes only"),
-        (lambda a: {"design": few(a, trunks=4)}, "low", "4 trunks"),
+        (lambda a: {"estimate": few(a, sizes=3)}, "low", "sizes: 3 only"),
+        (lambda a: {"estimate": few(a, trunks=4)}, "low", "trunks: 4 only"),
+        (lambda a: {"df": {**a.chosen.df, "a": 1.5}}, "low", "1.5 degrees of freedom"),
+        (lambda a: {"apart": {"beta": 2.4}}, "medium", "Huber and GLS differ"),
+        (lambda a: {"far": Interval(1.80, 1.90)}, "medium", "good to ±2.7 % only"),
+        (
+            lambda a: {"intervals": {**a.chosen.intervals, "E": Interval(None, 1.4)}},
+            "medium", "one-sided interval: E",
+        ),
         (
             lambda a: {
                 "fit": dataclasses.replace(a.chosen.fit, at_limit={"E": "E vanishes"}),
@@ -221,7 +252,9 @@ def judged(analysis, **changes):
         (
             lambda a: {
                 "test": dataclasses.replace(a.chosen.lack_of_fit, p=0.01),
-                "fit": dataclasses.replace(a.chosen.fit, residuals=a.chosen.fit.residuals * 20),
+                "estimate": dataclasses.replace(
+                    a.chosen.estimate, residuals=a.chosen.estimate.residuals * 20
+                ),
             },
             "low", "rejected by the lack-of-fit test",
         ),
@@ -254,7 +287,7 @@ def test_the_command_refuses_bad_input_without_a_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--fix", "gamma=1"], "gamma: no such parameter; choose from E, A, B, alpha, beta"),
+        (["--fix", "delta=1"], "delta: no such parameter; choose from E, A, B, alpha, beta"),
         (["--fix", "E"], "not NAME=NUMBER"),
         (["--fix", "E=-1"], "every parameter is positive"),
         (["--level", "90"], "lies between 0 and 1"),
@@ -288,5 +321,5 @@ def test_a_foreign_csv_needs_only_a_column_mapping(tmp_path, good_analysis):
     study = load(tmp_path / "t.csv", Columns(n="size", d="data", loss="final", trunk="run"))
     analysis = analyse(study)
     assert analysis.flops.label == "6ND"
-    found = analysis.results[0].fit.theta
-    assert found == pytest.approx(good_analysis.results[0].fit.theta, rel=1e-6)
+    found = analysis.results[0].theta
+    assert found == pytest.approx(good_analysis.results[0].theta, rel=1e-6)

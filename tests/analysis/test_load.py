@@ -6,26 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from foreign import MAPPED, csv, grid
 from synthetic import Plan, results_frame, write_parquet, write_sweep
 
 from analysis import load as load_module
-from analysis.load import REQUIRED, Columns, load, reason_counts
+from analysis.load import REQUIRED, Columns, load
 from analysis.read import RESULTS_SCHEMA, DataError
-
-
-def excluded(study):
-    return {e["row"]: e["reason"] for e in study.excluded}
-
-
-def frame_with(changes, plan=None):
-    """The default rows with cells replaced: {(run_id, column): value}."""
-    frame = results_frame(plan or Plan())
-    for (run, column), value in changes.items():
-        if not isinstance(value, str) and frame[column].dtype.kind == "i":
-            frame[column] = frame[column].astype(float)
-        frame.loc[frame["run_id"] == run, column] = value
-    return frame
 
 
 def test_a_sweep_becomes_arrays(good):
@@ -44,77 +33,6 @@ def test_a_sweep_becomes_arrays(good):
     assert study.rows.N[i] == row["n_total"]
     assert study.rows.L[i] == row["val_loss"]
     assert study.rows.C[i] == row["flops_exact"]
-
-
-def test_every_row_left_out_has_its_reason(tmp_path):
-    frame = frame_with(
-        {
-            ("t0s0h0", "status"): "diverged", ("t0s0h0", "reason"): "loss is nan at step 31",
-            ("t0s0h1", "status"): "failed", ("t0s0h2", "status"): "unplanned",
-            ("t1s0h0", "arm"): "lr*0.5",
-            ("t1s0h1", "val_loss"): np.nan, ("t1s0h2", "val_loss"): np.inf,
-            ("t1s0h3", "tokens"): 0, ("t1s0h4", "n_total"): -5,
-            ("t2s0h0", "steps"): 312, ("t2s0h1", "flops_exact"): np.nan,
-        }
-    )  # fmt: skip
-    frame = pd.concat([frame, frame[frame["run_id"] == "t5s0h1"]], ignore_index=True)
-    study = load(write_sweep(tmp_path / "s", frame=frame))
-    assert excluded(study) == {
-        "t0s0h0": "diverged: loss is nan at step 31",
-        "t0s0h1": "failed",
-        "t0s0h2": "no longer in the plan",
-        "t1s0h0": "another recipe (arm lr*0.5)",
-        "t1s0h1": "val_loss is not a positive finite number: nan",
-        "t1s0h2": "val_loss is not a positive finite number: inf",
-        "t1s0h3": "tokens is not a positive finite number: 0.0",
-        "t1s0h4": "n_total is not a positive finite number: -5.0",
-        "t2s0h0": "too few steps: 312 < 500",
-        "t2s0h1": "flops_exact is not a positive finite number: nan",
-        "t5s0h1": "exact duplicate: of t5s0h1",
-    }
-    assert len(study.rows) + len(study.excluded) == len(frame)
-    assert [f["flag"] for f in study.flagged] == ["too_few_steps"]
-    assert reason_counts(study.excluded)["val_loss is not a positive finite number"] == 2
-
-
-def test_repeated_data_and_coarse_evaluations_are_flagged_and_used(tmp_path):
-    frame = frame_with({("t3s0h4", "epochs"): 2.5, ("t4s0h0", "val_loss_se"): 0.5})
-    study = load(write_sweep(tmp_path / "s", frame=frame))
-    assert [(f["row"], f["flag"]) for f in study.flagged] == [
-        ("t3s0h4", "repeated_data"), ("t4s0h0", "coarse_evaluation"),
-    ]  # fmt: skip
-    assert len(study.rows) == len(frame)
-
-
-def test_integer_columns_do_not_overflow(tmp_path):
-    frame = results_frame(Plan())
-    file = tmp_path / "big.csv"
-    pd.DataFrame(
-        {
-            "n": frame["n_total"] * 10**6, "d": frame["tokens"] * 10**6, "loss": frame["val_loss"],
-        }
-    ).to_csv(file, index=False)  # fmt: skip
-    study = load(file, Columns(n="n", d="d", loss="loss"))
-    assert pytest.approx(6.0 * study.rows.N * study.rows.D, rel=1e-12) == study.rows.C
-    assert study.rows.C.min() > 1e22  # beyond int64
-    assert "compute is not in the file: C = 6ND" in study.notes
-
-
-def test_trunks_come_from_size_seed_and_recipe_where_no_column_names_them(tmp_path):
-    frame = results_frame(Plan()).drop(columns="trunk_id")
-    frame.to_csv(tmp_path / "t.csv", index=False)
-    study = load(tmp_path / "t.csv")
-    assert len(np.unique(study.train.trunk)) == 12
-    assert "no trunk column: rows with the same n_total, seed, arm share a trunk" in study.notes
-
-
-def test_d_comes_from_compute_where_the_file_has_none(tmp_path):
-    frame = results_frame(Plan())
-    table = pd.DataFrame({"N": frame["n_total"], "C": frame["flops_exact"], "L": frame["val_loss"]})
-    table.to_csv(tmp_path / "t.csv", index=False)
-    study = load(tmp_path / "t.csv", Columns(n="N", flops="C", loss="L"))
-    assert pytest.approx(study.rows.C / 6 / study.rows.N, rel=1e-12) == study.rows.D
-    assert "D is not in the file: D = C/(6N)" in study.notes
 
 
 def test_a_missing_column_is_named_with_its_neighbours_and_the_remedy(tmp_path):
@@ -138,10 +56,34 @@ def test_an_unknown_schema_is_refused_by_name(tmp_path):
 
 def test_another_unit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(REQUIRED, "val_loss", "bits/byte")
-    folder = write_sweep(tmp_path / "s")
+    frame = results_frame(Plan()).assign(other=lambda f: 2 * f["val_loss"])
+    folder = write_sweep(tmp_path / "s", frame=frame)
     monkeypatch.undo()
     with pytest.raises(DataError, match="unit 'bits/byte', the law needs 'nats/token'"):
         load(folder)
+    assert load(folder, Columns(loss="other")).loss_unit == "nats/token"
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    table = pa.table([[1.0], [2.0], [3.0]], names=["n", "n", "loss"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="several columns are named n; rename them"):
+        load(tmp_path / "t.parquet", Columns(n="n", d="n", loss="loss"))
+
+
+def test_the_index_of_a_frame_is_a_column_like_others(tmp_path):
+    frame = grid().set_index("n")
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert len(load(tmp_path / "t.parquet", MAPPED).rows) == 30
+
+
+@pytest.mark.parametrize("name", ["run_id", "status", "seed", "steps", "holdout", "source", "run"])
+@pytest.mark.parametrize("cells", [[[1, 2], [3]] * 15, [{"a": 1}] * 30, [True, None] * 15])
+def test_columns_that_nobody_asked_for_may_hold_anything(tmp_path, name, cells):
+    table = pa.Table.from_pandas(grid()).append_column(name, pa.array(cells))
+    pq.write_table(table, tmp_path / "t.parquet")
+    study = load(tmp_path / "t.parquet", MAPPED)
+    assert len(study.rows) == 30
 
 
 def test_too_few_rows_are_refused_with_the_count_of_reasons(tmp_path):
@@ -166,6 +108,10 @@ def test_all_runs_diverged_is_no_bad_input_but_no_law(tmp_path):
         ("empty.csv", b"", "not a readable CSV"),
         ("bad.parquet", b"PAR0 nothing", "not a parquet file"),
         ("binary.csv", b"\xff\xfe\x00\x01\x80", "not a readable CSV|lacks columns"),
+        ("header.csv", b"n_total,tokens,val_loss\n", "0 usable rows of 0"),
+        ("semicolon.csv", b"n;d;loss\n1;2;3\n", "separated by ';', not by commas"),
+        ("shifted.csv", b"n,d,loss\n1,2,3,4\n4,5,6,7\n", "more cells than the header has names"),
+        ("ragged.csv", b"n,d,loss\n1,2,3\n4,5,6,7\n", "not a readable CSV"),
     ],
 )
 def test_files_that_are_no_table_are_refused(tmp_path, name, content, text):
@@ -181,9 +127,70 @@ def test_an_empty_folder_is_refused(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("column", ["n", "d", "loss"])
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        (["12B"] * 30, "holds no numbers, e.g. '12B' in row 1; write plain numbers"),
+        ([True, False] * 15, "holds true/false, e.g. True in row 1"),
+        (pd.date_range("2026-01-01", periods=30), "holds no numbers, e.g. 2026-01-01 00:00:00"),
+    ],
+)
+def test_a_column_without_numbers_is_refused(tmp_path, column, cells, text):
+    grid().assign(**{column: cells}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=f"column {column} {text}"):
+        load(tmp_path / "t.parquet", MAPPED)
+
+
+def test_equal_losses_are_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"all 30 losses to fit are 2.5 \(column loss\).*--loss COL"
+    ):
+        load(csv(tmp_path, grid().assign(loss=2.5)), MAPPED)
+
+
+def test_five_rows_and_no_rows_are_refused_with_what_is_wrong(tmp_path):
+    with pytest.raises(DataError, match="5 usable rows of 5, a law needs at least 6"):
+        load(csv(tmp_path, grid(1, 5)), MAPPED)
+    text = r"0 usable rows of 30.*30 loss is not a positive .* \(first row 1: -1.0\); correct these"
+    with pytest.raises(DataError, match=text):
+        load(csv(tmp_path, grid().assign(loss=-1.0)), MAPPED)
+
+
+@pytest.mark.parametrize(("sizes", "horizons"), [(1, 8), (8, 1), (4, 2)])
+def test_one_size_and_two_horizons_are_answers(tmp_path, sizes, horizons):
+    study = load(csv(tmp_path, grid(sizes, horizons)), MAPPED)
+    assert study.rows.size.max() + 1 == sizes
+    assert study.rows.horizon.max() + 1 == horizons
+    assert not study.excluded
+
+
+def test_words_in_the_column_holdout_are_not_taken_for_false_in_silence(tmp_path):
+    frame = grid().assign(holdout=["yes"] * 5 + ["test"] * 2 + [""] * 23)
+    study = load(csv(tmp_path, frame), MAPPED)
+    assert len(study.test) == 5
+    assert (
+        "column holdout has 2 values that are neither true nor false (first 'test' in row 6): "
+        "these rows are fitted"
+    ) in study.notes
+
+
+def test_unique_tokens_of_a_sweep_are_used_where_every_row_has_them(tmp_path):
+    frame = results_frame(Plan()).assign(unique_tokens=lambda f: f["tokens"])
+    study = load(write_sweep(tmp_path / "s", frame=frame))
+    assert pytest.approx(study.rows.D) == study.rows.U
+    assert study.test.U is not None
+    frame.loc[3, "unique_tokens"] = np.nan
+    study = load(write_sweep(tmp_path / "s", frame=frame))
+    assert study.rows.U is None
+    assert "unique tokens are not known in 1 of 65 rows (first t0s0h3): not used" in study.notes
+
+
 def test_loading_needs_neither_scipy_nor_matplotlib():
-    for file in ("load.py", "read.py"):
-        tree = ast.parse((Path(load_module.__file__).parent / file).read_text(encoding="utf-8"))
+    for file in ["read", "rows", "columns", "units", "checks", "load", "conventions"]:
+        tree = ast.parse(
+            (Path(load_module.__file__).parent / f"{file}.py").read_text(encoding="utf-8")
+        )
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
         roots = {name.split(".")[0] for name in names}

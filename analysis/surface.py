@@ -1,0 +1,261 @@
+"""The γ law and a smooth misfit fitted to one study, with or without a prior on the law.
+
+Minimised over the law's coordinates and those of misfit and trunks (analysis.discrepancy):
+  sum w·Huber_δ(log L_pred - log L) + |m|²/2κ + |u|²/2ρ² + s²·τ/2·(q - q0)' Σ^-1 (q - q0),
+q = (α, β, log E - log min L, log γ); w = (C/max C)^power scaled to mean 1; δ in robust sd of the
+residuals; s² the variance of a row in the fit without prior; τ > 1 since rows of a study share its
+misfit and count for less than one each.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis.discrepancy import Basis, Extended, trunk_ratio
+from analysis.laws import GAMMA
+from analysis.newton import Penalty, Problem, newton, objective
+from analysis.rows import SAME, groups
+from analysis.solve import fit_law, problem_of
+
+Q = ("alpha", "beta", "E", "gamma")
+PLACES = [GAMMA.index(name) for name in Q]
+P = len(GAMMA.parameters)
+LEAST_ROWS = 8
+LEAST_DELTA = 1e-3
+LEAST_VARIANCE = 1e-7  # (0.03 %)²: losses are not printed finer
+MOST_ROWS = 2000  # above, neighbours are averaged before the misfit is fitted
+MOST_TRUNKS = 100  # above, the noise of trunks averages out
+MAD = 1.4826  # median absolute deviation to sd of a normal variable
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Constants of the fit and of its interval, learned from public studies.
+
+    tau, power: above; kappa: variance of the misfit over that of a row; length: its correlation
+    length in log N and log D; huber: δ in robust sd; factor: on the interval's sd at 90 %; drift:
+    sd of log L per factor e of compute beyond the rows; least: sd of a row below which the best of
+    the public fits do not come.
+    """
+
+    tau: float = 3.0
+    power: float = 0.3
+    kappa: float = 1.0
+    length: float = 1.5
+    huber: float = 1.5
+    factor: float = 1.5
+    drift: float = 0.003
+    least: float = 0.002
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Mean and covariance of q = (α, β, log E - log min L, log γ) over studies."""
+
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, mean: Sequence[float], covariance: np.ndarray) -> "Prior":
+        return cls(tuple(map(float, mean)), tuple(map(tuple, covariance.tolist())))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study prepared: all of the fit that does not depend on the prior.
+
+    law: the γ law alone, problem: with misfit and trunks and their ridge; w: row weights; delta:
+    of Huber; variance: of a row; rho2: of trunks, in units of it; rows: mean per trunk; phi: the
+    minimum without prior; log_least: of the losses; log_top: of the compute.
+    """
+
+    rule: Rule
+    law: Problem
+    problem: Problem
+    basis: Basis
+    w: np.ndarray
+    delta: float
+    variance: float
+    rho2: float
+    rows: float
+    phi: np.ndarray
+    log_least: float
+    log_top: float
+
+    def with_prior(self, prior: Prior) -> Problem:
+        """The problem with s²·τ·Σ^-1 on q."""
+        assert self.problem.penalty is not None
+        precision, centre = self.problem.penalty.precision.copy(), np.zeros(len(self.phi))
+        weight = self.variance * self.rule.tau * np.linalg.inv(np.array(prior.covariance))
+        precision[np.ix_(PLACES, PLACES)] += weight
+        centre[PLACES] = prior.mean
+        centre[GAMMA.index("E")] += self.log_least
+        return replace(self.problem, penalty=Penalty(precision, centre))
+
+
+def prepare(
+    X: Sequence[np.ndarray], C: np.ndarray, L: np.ndarray, trunk: np.ndarray, rule: Rule,
+    fixed: Mapping[str, float],
+) -> Ready:  # fmt: skip
+    """The minimum without prior of X = (N, D), compute C, losses L and trunk labels.
+
+    ValueError for fewer than 8 rows.
+    """
+    if len(L) < LEAST_ROWS:
+        raise ValueError(
+            f"{len(L)} rows: the γ law has {P} parameters and needs {LEAST_ROWS} rows; add runs"
+        )
+    log_least, log_top = float(np.log(L).min()), float(np.log(C).max())
+    w = (C / C.max()) ** rule.power
+    start = fit_law(GAMMA, X, L, weights=w / w.mean(), fixed=fixed)
+    per_trunk = len(L) / len(np.unique(trunk))
+    if len(L) > MOST_ROWS:
+        X, L, w = _averaged(X, L, w, start.residuals)
+        trunk = np.arange(len(L))
+    w = w / w.mean()
+    law, x = problem_of(GAMMA, X, L, fixed)
+    first = law.coordinates(start.theta)
+    basis = Basis.of(x if rule.kappa else x[:0], rule.length)
+    columns = basis(x)
+    ridge = np.full(columns.shape[1], 1 / max(rule.kappa, 1e-12))
+    rho2 = 0.0
+    count, codes = np.unique(trunk, return_inverse=True)
+    size = groups(np.log(X[0]), SAME)
+    repeats = len(count) - (size.max() + 1)
+    if repeats > 1 and len(count) < len(L) and len(count) <= MOST_TRUNKS:
+        Z, S = np.eye(len(count))[codes], np.eye(size.max() + 1)[size]
+        z, state = GAMMA.forward(law.features, first[None])
+        J = GAMMA.jacobian(law.features, state)[0]
+        rho2 = trunk_ratio(J, z[0] - law.z, w, columns, rule.kappa, Z, S)
+        if rho2 > 0:
+            columns = np.column_stack([columns, Z])
+            ridge = np.append(ridge, np.full(len(count), 1 / rho2))
+    zero = np.zeros(len(ridge))
+    problem = Problem(
+        Extended("extended", GAMMA.formula, GAMMA.source, GAMMA, len(ridge)),
+        (law.features, columns), law.z, np.append(law.low, zero - np.inf),
+        np.append(law.high, zero + np.inf), law.centre,
+        Penalty(np.diag(np.append(np.zeros(P), ridge)), np.zeros(P + len(ridge))),
+    )  # fmt: skip
+    phi, delta, variance = _settle(problem, w, np.append(first, zero), ridge, rule)
+    return Ready(
+        rule, law, problem, basis, w, delta, variance, rho2, per_trunk, phi, log_least, log_top
+    )
+
+
+def _settle(
+    problem: Problem, w: np.ndarray, phi: np.ndarray, ridge: np.ndarray, rule: Rule
+) -> tuple[np.ndarray, float, float]:
+    """The minimum with δ and s² that agree with its residuals."""
+    delta = 3 * LEAST_DELTA
+    for _ in range(10):
+        phi = newton(problem, w[None], phi[None], delta, 400, 1e-9)[0]
+        r = problem.law.forward(problem.features, phi[None])[0][0] - problem.z
+        new = max(rule.huber * MAD * float(np.median(np.abs(r))), LEAST_DELTA)
+        if abs(new / delta - 1) < 0.01:
+            break
+        delta = new
+    h = np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300))
+    rss = float((w * h * r**2).sum() + (ridge * phi[P:] ** 2).sum())
+    return phi, delta, max(rss / max(len(r) - P, 1), LEAST_VARIANCE)
+
+
+def _averaged(
+    X: Sequence[np.ndarray], L: np.ndarray, w: np.ndarray, r: np.ndarray
+) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+    """Neighbours in log N and log D as one row each: mean residual of a law, clipped at 3 sd."""
+    x, width = np.log(np.stack(X, axis=-1)), 2 * SAME
+    spread = 3 * MAD * float(np.median(np.abs(r)))
+    z = np.log(L) + r - np.clip(r, -spread, spread)
+    while True:
+        cell = np.unique(np.floor(x / width), axis=0, return_inverse=True)[1].ravel()
+        if cell.max() < MOST_ROWS:
+            break
+        width *= 2
+    total = np.bincount(cell, w)
+    N, D, z = (np.exp(np.bincount(cell, w * v) / total) for v in (x[:, 0], x[:, 1], z))
+    return (N, D), z, total
+
+
+def minimum(ready: Ready, prior: Prior) -> tuple[np.ndarray, float]:
+    """The minimum with the prior, and the squared distance between prior and data.
+
+    That is 2/(s²τ) times the rise of the objective above the minimum without prior: where the law
+    is linear it equals (q - q0)'(V + Σ)^-1 (q - q0), q and V estimate and covariance without prior.
+    """
+    problem, w = ready.with_prior(prior), ready.w
+    assert problem.penalty is not None
+    guess = np.where(problem.free, ready.phi, problem.low)
+    guess[PLACES] = np.where(
+        problem.free[PLACES], problem.penalty.centre[PLACES], problem.low[PLACES]
+    )
+    low, high = problem.low.copy(), problem.high.copy()
+    low[PLACES] = high[PLACES] = guess[PLACES]
+    held = replace(problem, low=low, high=high)
+    guess = newton(held, w[None], guess[None], 10 * ready.delta, 15, 1e-4)[0]
+    W = np.broadcast_to(w, (2, len(w)))
+    phi = newton(problem, W, np.stack([ready.phi, guess]), ready.delta, 400, 1e-9)
+    F = objective(problem, W, phi, ready.delta)
+    free = float(objective(ready.problem, w[None], ready.phi[None], ready.delta)[0])
+    distance = 2 * max(float(F.min()) - free, 0.0) / (ready.variance * ready.rule.tau)
+    return phi[int(np.argmin(F))], distance
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Law and misfit at a minimum; covariance: of all coordinates, in units of a row's variance.
+
+    free: coordinates that are neither fixed nor at a limit.
+    """
+
+    ready: Ready
+    phi: np.ndarray
+    covariance: np.ndarray
+    free: np.ndarray
+
+    @classmethod
+    def at(cls, ready: Ready, phi: np.ndarray, prior: Prior | None = None) -> "Surface":
+        problem = ready.problem if prior is None else ready.with_prior(prior)
+        assert problem.penalty is not None
+        z, state = problem.law.forward(problem.features, phi[None])
+        J = problem.law.jacobian(problem.features, state)[0]
+        h = np.minimum(1.0, ready.delta / np.maximum(np.abs(z[0] - problem.z), 1e-300))
+        A = (J.T * (ready.w * h)) @ J + problem.penalty.precision
+        free = problem.free & (phi > problem.low + 1e-9) & (phi < problem.high - 1e-9)
+        inside = np.ix_(free, free)
+        covariance = np.zeros_like(A)
+        covariance[inside] = np.linalg.pinv(A[inside], hermitian=True)
+        return cls(ready, phi, covariance, free)
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Values of the law."""
+        return self.ready.law.values(self.phi[:P])
+
+    @property
+    def shared(self) -> float:
+        """Variance that a row's misfit and noise add to what it says of the law.
+
+        s²·τ; or s² times the rows per trunk, if that is more and no repeats tell trunks from
+        misfit; or as in the best of the public studies, if the rows agree better than that.
+        """
+        ready, rule = self.ready, self.ready.rule
+        count = rule.tau if ready.rho2 else max(rule.tau, ready.rows)
+        return max(ready.variance * count, rule.tau * rule.least**2 / (1 + ready.rho2))
+
+    def log_loss(
+        self, N: np.ndarray, D: np.ndarray, log_c: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """log L at N, D of log compute log_c, and the variance of a run about it."""
+        ready, rule = self.ready, self.ready.rule
+        x = np.log(np.stack([N, D], axis=-1)) - ready.law.centre
+        features = ready.basis(x)
+        k = P + features.shape[1]
+        z, state = GAMMA.forward(GAMMA.prepare(x), self.phi[None, :P])
+        G = np.concatenate([GAMMA.jacobian(GAMMA.prepare(x), state)[0], features], axis=1)
+        unknown = np.einsum("np,pq,nq->n", G, self.covariance[:k, :k], G)
+        unknown += rule.kappa * np.maximum(1 - (features**2).sum(1), 0.0)
+        run = ready.variance * (1 + ready.rho2) / ready.w.max()
+        beyond = rule.drift * np.maximum(log_c - ready.log_top, 0.0)
+        return z[0] + features @ self.phi[P:k], self.shared * unknown + run + beyond**2
