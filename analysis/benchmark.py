@@ -121,9 +121,7 @@ SUITES: dict[str, Callable[[Path | None, int, Progress], Result]] = {
     "extrapolation": held_out,
     "design": design,
 }
-NO_DATA = (
-    f"public data not found: name the folder with --data or {public.FOLDER_VARIABLE}; skipped"
-)
+NO_DATA = f"public data not found: name the folder with --data or {public.FOLDER_VARIABLE}; skipped"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -130,9 +130,7 @@ class State:
         noise, misfit = self._errors(self.information[None], self.misled[None])
         return float(noise[0] ** 0.5), float((noise[0] + misfit[0]) ** 0.5)
 
-    def _errors(
-        self, information: np.ndarray, misled: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _errors(self, information: np.ndarray, misled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean squares by noise and by misfit for many states (s, p, p), (s, k, p)."""
         p = self.market.basis.p
         g, f = self.market.targets[:, :p].T, self.market.targets[:, p:].T

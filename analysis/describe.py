@@ -212,5 +212,3 @@ def allocation_cells(row: Allocation) -> tuple[str, str, str, str]:
         f"{amount(row.D)} ({span(row.D_interval, amount)})",
         f"{number(row.L)} ({span(row.L_interval)})",
     )
-
-

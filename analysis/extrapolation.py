@@ -64,7 +64,7 @@ def cells(folder: Path) -> list[Cell]:
         study = public.read(name, folder)
         rows = replace(study.rows, C=6 * study.rows.N * study.rows.D)
         for times in TIMES:
-            inside = rows.C <= rows.C.max() / times * (1 + ROUNDING)
+            inside = rows.C.max() / times * (1 + ROUNDING) >= rows.C
             found.append(Cell(name, study.group, times, rows.take(inside), rows.take(~inside)))
     return found
 
@@ -207,7 +207,7 @@ def shipped(cell: Cell) -> tuple[float, int]:
     fit = fit_population((rows.N, rows.D), rows.C, rows.L, trunk=rows.trunk)
     L, _, misfit = fit.predict(test.N, test.D, np.log(test.C), LEVEL)
     low, high = np.array([[i.low, i.high] for i in misfit], float).T
-    inside = (low <= test.L) & (test.L <= high)
+    inside = (low <= test.L) & (high >= test.L)
     return float(np.mean(np.abs(L / test.L - 1))), int(inside.sum())
 
 

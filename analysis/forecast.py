@@ -35,8 +35,8 @@ def default_fit(study: Study, rows: Rows, fixed: Mapping[str, float]) -> Populat
 
 
 def forecasts(
-    fit: PopulationFit, chosen: LawResult | None, C: Sequence[float], flops: FlopsPerToken, top: float,
-    level: float,
+    fit: PopulationFit, chosen: LawResult | None, C: Sequence[float], flops: FlopsPerToken,
+    top: float, level: float,
 ) -> tuple[Forecast, ...]:  # fmt: skip
     """The prediction at the compute-optimal N, D of every budget, by the γ law itself."""
     budgets = np.array(C, float)

@@ -82,9 +82,7 @@ class GammaLaw(Law):
         log_w = np.logaddexp(t, s)
         reducible = gamma * log_w
         z = np.logaddexp(log_e, reducible)
-        return z, State(
-            alpha, beta, gamma, x, y, np.exp(reducible - z), np.exp(t - log_w), log_w
-        )
+        return z, State(alpha, beta, gamma, x, y, np.exp(reducible - z), np.exp(t - log_w), log_w)
 
     def jacobian(self, features: np.ndarray, state: State) -> np.ndarray:
         return self._contract(self._gradient(state), state)
@@ -94,9 +92,7 @@ class GammaLaw(Law):
         q = 1 - s.p
         hp, hq = s.h * s.p, s.h * q
         bend = s.gamma * s.log_w * s.h + hp * s.alpha * s.x + hq * s.beta * s.y
-        return np.stack(
-            [1 - s.h, hp * s.gamma, hq * s.gamma, -hp * s.x, -hq * s.y, bend], axis=-1
-        )
+        return np.stack([1 - s.h, hp * s.gamma, hq * s.gamma, -hp * s.x, -hq * s.y, bend], axis=-1)
 
     def _contract(self, J: np.ndarray, s: State) -> np.ndarray:
         """From the six general coordinates to those of this law."""
@@ -198,6 +194,7 @@ class GammaLaw(Law):
         self, x: np.ndarray, z: np.ndarray, w: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> np.ndarray:
         """The starts of the additive form, bent: the same effective exponents at several γ."""
+
         def general(v: np.ndarray, absent: float) -> np.ndarray:
             head = v[:5] if self.floor else np.concatenate([[absent], v[:4]])
             return np.array(head, float)

@@ -48,5 +48,3 @@ def percentile(
         None if open_high or not np.isfinite(high) else high,
         note,
     )
-
-

@@ -64,9 +64,7 @@ def seed_noise(rows: Rows) -> SeedNoise:
     return SeedNoise(sigma, df_rows, df_trunks, most)
 
 
-def lack_of_fit(
-    residuals: np.ndarray, free: int, rows: Rows, noise: SeedNoise
-) -> LackOfFit | None:
+def lack_of_fit(residuals: np.ndarray, free: int, rows: Rows, noise: SeedNoise) -> LackOfFit | None:
     """Compare the cell means' distance from a law with `free` parameters with the seed noise.
 
     F = (sum n·(mean residual of a cell)² / (cells - free parameters)) / sigma². The noise has

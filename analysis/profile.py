@@ -167,9 +167,7 @@ def small_sample(fit: GlsFit, gradient: np.ndarray) -> tuple[np.ndarray, np.ndar
     v = np.einsum("tp,tp->t", loads, gradient)
     h = np.stack([np.einsum("tp,pq,tq->t", loads, one, loads) for one in P], axis=1)
     spread = np.einsum("ta,ab,tb->t", h, inverse, h)
-    excess = sum(
-        inverse[i, j] * (Q[i][j] - P[i] @ cov @ P[j]) for i in range(2) for j in range(2)
-    )
+    excess = sum(inverse[i, j] * (Q[i][j] - P[i] @ cov @ P[j]) for i in range(2) for j in range(2))
     more = 2 * np.einsum("tp,pq,tq->t", loads, excess, loads)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(spread > 0, 2 * v**2 / spread, df_max)

@@ -60,5 +60,3 @@ def _descend(
         better = objective(problem, w, again, delta) < objective(problem, w, phi[slow], delta)
         phi[np.flatnonzero(slow)[better]] = again[better]
     return phi, objective(problem, W, phi, delta)
-
-

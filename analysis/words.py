@@ -59,5 +59,3 @@ def span(interval: Interval, show: Callable[[float | None], str] = number) -> st
     if interval.low is not None:
         return f"at least {show(interval.low)}"
     return "not identified"
-
-

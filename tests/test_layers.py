@@ -16,9 +16,10 @@ ORDER = {
         "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "
         "datalaw shiftedpower farseer laws newton solve refit gls targets profile interval "
         "repetition identify bootstrap noise uncertainty compare curves optima envelope isoflop "
-        "sensitivity discrepancy surface population result trust allocate forecast analyse words describe textreport "
-        "fitsjson fit drawing panels plots rowtables remarks tables report register predict shapes "
-        "information choose design simulated replay extrapolation coverage pipeline fitspeed benchmark"
+        "sensitivity discrepancy surface population result trust allocate forecast analyse words "
+        "describe textreport fitsjson fit drawing panels plots rowtables remarks tables report "
+        "register predict shapes information choose planned expected nextruns gridfile design "
+        "simulated replay extrapolation coverage pipeline fitspeed benchmark"
     ),
 }
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}

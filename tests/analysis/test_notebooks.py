@@ -61,5 +61,3 @@ def test_without_data_the_notebook_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(copy.parent))
     monkeypatch.setattr("test_notebooks.ROOT", copy.parent)
     assert "no public data found" in run("published")
-
-
