@@ -9,6 +9,7 @@ E + A·N^-α + B·D^-β wherever nothing is repeated and N <= N_opt(D).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,27 +59,27 @@ class DataConstrainedLaw(Law):
 
     unique: float = np.inf
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         return NAMES
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         return ("N", "D", "U")
 
-    @property
+    @cached_property
     def logged(self) -> tuple[str, ...]:
         return ("E", "A", "B", "R_D", "R_N")
 
-    @property
+    @cached_property
     def exponents(self) -> tuple[str, ...]:
         return ("alpha", "beta")
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         return (("A", "alpha"), ("B", "beta"))
 
-    @property
+    @cached_property
     def coefficients(self) -> tuple[str, ...]:
         return ("E", "A", "B")
 

@@ -21,7 +21,7 @@ from analysis.fitsjson import write_whole
 from analysis.gridfile import extended
 from analysis.identify import diagnose
 from analysis.information import Noise
-from analysis.laws import CHINCHILLA
+from analysis.laws import CHINCHILLA, GAMMA
 from analysis.load import load
 from analysis.nextruns import Advice, Size, advise
 from analysis.planned import planned
@@ -128,19 +128,21 @@ def _next(
     lines = describe(advice, args.flops, C)
     if not advice.state.bought:
         return lines
-    if study.config is None:
+    settings = (study.config or {}).get("config", study.config or {})
+    grid = settings.get("grid") or {}
+    if not grid.get("sizes") and not grid.get("runs"):
         if args.out:
             raise DataError(
-                f"--out {args.out}: {args.source} is no sweep's folder, so there is no config to "
-                "extend; train the runs of the table, and append them to the file"
+                f"--out {args.out}: {args.source} has no config of a sweep (sweep.json) to extend; "
+                "leave --out away, train the runs of the table and append them to the file"
             )
         return [*lines, "", "next: train these runs, append them to the table, fit again"]
-    settings = study.config.get("config", study.config)
+    runs = grid_runs(advice, settings)
     title = (
-        f"{settings['name']} with {counted(len(grid_runs(advice, settings)), 'further run')}: "
+        f"{settings['name']} with {counted(len(runs), 'further run')}: "
         f"python -m analysis.design {args.source} --flops {args.flops:g} --target-flops {C:g}"
     )
-    text = extended(settings, grid_runs(advice, settings), title)
+    text = extended(settings, runs, title)
     if args.out is None:
         return [*lines, "", text + "# save as FILE.toml; python -m experiments.sweep run FILE.toml"]
     write_whole(args.out, text)
@@ -150,13 +152,13 @@ def _next(
 def describe(advice: Advice, budget: float, C: float) -> list[str]:
     """The choice as text: what is assumed, the steps, what they are worth, the target's shape."""
     rows, noise, state = advice.study.train, advice.noise, advice.state
-    values = CHINCHILLA.named(advice.theta)
+    values = GAMMA.named(advice.theta)
     shown = ", ".join(f"{k} = {number(v)}" for k, v in values.items())
     what = "a" if advice.target.kind == "a" else f"log L at the optimum of {compute(C)} FLOP"
     lines = [
         f"{advice.study.name}: {counted(len(rows), 'row')} on "
         f"{counted(len(np.unique(rows.trunk)), 'trunk')}; next runs for {what}",
-        f"law at hand: {shown} (with the population prior)",
+        f"γ law at hand: {shown} (with the population prior)",
         f"noise in log loss: trunk {100 * noise.trunk:.2g} %, row {100 * noise.row:.2g} %; "
         + (f"misfit of the form: {100 * noise.misfit:.2g} %" if noise.misfit else "no misfit"),
         *advice.notes,
@@ -218,7 +220,7 @@ def _optimum(advice: Advice, C: float) -> list[str]:
     if isinstance(shapes, Ladder):
         width = shapes.nearest(N)
         n, d = shapes.N(width), C / shapes.per_token(width)
-        there = float(CHINCHILLA.loss(advice.theta, np.array([n]), np.array([d]))[0])
+        there = float(GAMMA.loss(advice.theta, np.array([n]), np.array([d]))[0])
         told = ", ".join(f"{k} = {v}" for k, v in shapes.shape(width).items() if k != "seq_len")
         lines.append(
             f"nearest buildable: {told}: N {amount(n)}, D {amount(d)}, loss {number(there)}"

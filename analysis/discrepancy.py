@@ -8,6 +8,7 @@ zero and the law stands alone.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,19 +68,19 @@ class Extended(Law):
     base: Law
     columns: int
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         return self.base.parameters + tuple(f"m{i}" for i in range(self.columns))
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         return self.base.variables
 
-    @property
+    @cached_property
     def logged(self) -> tuple[str, ...]:
         return self.base.logged
 
-    @property
+    @cached_property
     def exponents(self) -> tuple[str, ...]:
         return self.base.exponents
 

@@ -8,6 +8,7 @@ rate_A, rate_a, rate_K. Chinchilla's form is nearly B = A = 0: then exp(F) plays
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -45,19 +46,19 @@ class FarseerLaw(Law):
 
     shapes: tuple[ShiftedPower, ...] = (ShiftedPower(),) * 3
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         return NAMES
 
-    @property
+    @cached_property
     def logged(self) -> tuple[str, ...]:
         return ()
 
-    @property
+    @cached_property
     def exponents(self) -> tuple[str, ...]:
         return NAMES[1::3]
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         return ()
 

@@ -52,11 +52,11 @@ class GammaLaw(Law):
     def logged(self) -> tuple[str, ...]:
         return tuple(n for n in self.parameters if n not in ("alpha", "beta"))
 
-    @property
+    @cached_property
     def exponents(self) -> tuple[str, ...]:
         return ("alpha", "beta")
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         return (("A", "alpha"), ("B", "beta"))
 

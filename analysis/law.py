@@ -9,6 +9,7 @@ starts, profile points) on n rows are evaluated at once: phi has shape (R, p).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,29 +41,29 @@ class Law:
     formula: str
     source: str
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         raise NotImplementedError
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         return ("N", "D")
 
-    @property
+    @cached_property
     def logged(self) -> tuple[str, ...]:
         raise NotImplementedError
 
-    @property
+    @cached_property
     def exponents(self) -> tuple[str, ...]:
         """The parameters that are powers of a variable."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(coefficient, exponent) of every term."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def coefficients(self) -> tuple[str, ...]:
         """The parameters that scale a term."""
         return self.logged

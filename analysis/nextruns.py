@@ -1,4 +1,7 @@
-"""Which runs to buy next for one prediction, from a finished sweep or any table of losses."""
+"""Which runs to buy next for one prediction, from a finished sweep or any table of losses.
+
+The law is the γ law, as in the default prediction (analysis.population).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +14,7 @@ from analysis.choose import Kind, Market, State, at_random, cheapest_first, gree
 from analysis.flops import FlopsPerToken
 from analysis.information import Basis, Noise, components, working_point
 from analysis.law import Optimum
-from analysis.laws import CHINCHILLA
+from analysis.laws import GAMMA
 from analysis.load import Study
 from analysis.planned import cooldown
 from analysis.read import DataError
@@ -68,12 +71,17 @@ def advise(
     share, notes = cooldown(study.used[~study.holdout], rows.trunk)
     shapes = ladder(study.table) if study.is_sweep else "a foreign table names no shapes"
     sizes = _sizes(study, shapes, flops, budget)
-    fit = working_point(CHINCHILLA, rows, noise or Noise())
-    best = CHINCHILLA.optimal(fit.theta, np.array([C]), flops)
+    if not sizes:
+        raise DataError(
+            f"{study.source}: no size has a horizon of {MIN_STEPS} steps or more within the text; "
+            "lower the batch or give more text"
+        )
+    fit = working_point(GAMMA, rows, noise or Noise())
+    best = GAMMA.optimal(fit.theta, np.array([C]), flops)
     cells = [(s.N, d) for s in sizes for d in s.horizons]
     N, D = (np.array(v) for v in zip(*cells, strict=True))
     basis = Basis.of(
-        CHINCHILLA, fit.theta, np.concatenate([rows.N, N, best.N]),
+        GAMMA, fit.theta, np.concatenate([rows.N, N, best.N]),
         np.concatenate([rows.D, D, best.D]),
     )  # fmt: skip
     if noise is None:
@@ -147,6 +155,7 @@ def _sizes(
         for n, r in zip(N, trained, strict=True)
         for w in [widths.get(n)]
     ]
+    found = [size for size in found if size.horizons]
     ratio = float(np.exp(np.median(np.diff(np.log(N))))) if len(N) > 1 else 2.0
     wished = [float(np.sqrt(a * b)) for a, b in pairwise(N) if b / a > BETWEEN]
     wished += [N[0] / ratio, N[-1] * ratio, N[-1] * ratio**2, N[-1] * ratio**3]

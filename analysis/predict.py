@@ -140,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         found = predict(analysis, fixed, args.params, args.tokens, args.flops)
         content = finite(found.to_json(analysis.level))
-        if args.register:
-            digest = register(args.register, content, study)
+        digest = register(args.register, content, study) if args.register else ""
         if args.json:
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
             write_whole(args.json, text + "\n")

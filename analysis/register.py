@@ -116,8 +116,8 @@ def score(file: Path, study: Study) -> dict[str, Any]:
     }
     for name in ("loss_interval_noise", "loss_interval_misfit"):
         low, high = content[name]
-        known = low is not None and high is not None
-        entry[name.replace("loss_interval", "inside")] = low <= loss <= high if known else None
+        inside = None if low is None or high is None else low <= loss <= high
+        entry[name.replace("loss_interval", "inside")] = inside
     log = file.with_name(LOG)
     if not any(e["sha256"] == entry["sha256"] and e["measured"] == loss for e in read_log(log)):
         entry["scored"] = datetime.now(UTC).isoformat(timespec="seconds")

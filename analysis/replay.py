@@ -108,9 +108,9 @@ class Pool:
         pilot = self.pilot(budget)
         cells, trunk = pilot.rows_bought()
         bought = self.rows.take(cells)
-        fit = working_point(CHINCHILLA, bought, Noise())
+        fit = working_point(GAMMA, bought, Noise())
         N, D = np.append(self.rows.N, test.N), np.append(self.rows.D, test.D)
-        basis = Basis.of(CHINCHILLA, fit.theta, N, D)
+        basis = Basis.of(GAMMA, fit.theta, N, D)
         noise = components(basis, bought, fit.residuals, Noise())
         market = self.market(basis, noise, basis.rows(test.N, test.D))
         started = [(p.kind, p.trunk) for p in pilot.bought if p.new]

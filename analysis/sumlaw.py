@@ -64,7 +64,7 @@ class SumLaw(Law):
     def exponents(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(e for t in self.terms for e, _ in t.powers))
 
-    @property
+    @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         return tuple((t.coefficient, e) for t in self.terms for e, _ in t.powers)
 

@@ -16,7 +16,7 @@ from analysis.discrepancy import Basis, Extended, trunk_ratio
 from analysis.laws import GAMMA
 from analysis.newton import Penalty, Problem, newton, objective
 from analysis.rows import SAME, groups
-from analysis.solve import fit_law, problem_of
+from analysis.solve import problem_of
 
 Q = ("alpha", "beta", "E", "gamma")
 PLACES = [GAMMA.index(name) for name in Q]
@@ -107,15 +107,17 @@ def prepare(
             f"{len(L)} rows: the γ law has {P} parameters and needs {LEAST_ROWS} rows; add runs"
         )
     log_least, log_top = float(np.log(L).min()), float(np.log(C).max())
-    w = (C / C.max()) ** rule.power
-    start = fit_law(GAMMA, X, L, weights=w / w.mean(), fixed=fixed)
     per_trunk = len(L) / len(np.unique(trunk))
-    if len(L) > MOST_ROWS:
-        X, L, w = _averaged(X, L, w, start.residuals)
-        trunk = np.arange(len(L))
-    w = w / w.mean()
+    w = (C / C.max()) ** rule.power
     law, x = problem_of(GAMMA, X, L, fixed)
-    first = law.coordinates(start.theta)
+    first = _starts(law, x, w / w.mean())
+    if len(L) > MOST_ROWS:
+        r = GAMMA.forward(law.features, first[:1])[0][0] - law.z
+        theta = law.values(first)
+        X, L, w = _averaged(X, L, w, r)
+        law, x = problem_of(GAMMA, X, L, fixed)
+        first, trunk = law.coordinates(theta), np.arange(len(L))
+    w = w / w.mean()
     basis = Basis.of(x if rule.kappa else x[:0], rule.length)
     columns = basis(x)
     ridge = np.full(columns.shape[1], 1 / max(rule.kappa, 1e-12))
@@ -125,7 +127,7 @@ def prepare(
     repeats = len(count) - (size.max() + 1)
     if repeats > 1 and len(count) < len(L) and len(count) <= MOST_TRUNKS:
         Z, S = np.eye(len(count))[codes], np.eye(size.max() + 1)[size]
-        z, state = GAMMA.forward(law.features, first[None])
+        z, state = GAMMA.forward(law.features, first[:1])
         J = GAMMA.jacobian(law.features, state)[0]
         rho2 = trunk_ratio(J, z[0] - law.z, w, columns, rule.kappa, Z, S)
         if rho2 > 0:
@@ -138,10 +140,24 @@ def prepare(
         np.append(law.high, zero + np.inf), law.centre,
         Penalty(np.diag(np.append(np.zeros(P), ridge)), np.zeros(P + len(ridge))),
     )  # fmt: skip
-    phi, delta, variance = _settle(problem, w, np.append(first, zero), ridge, rule)
+    starts = np.column_stack([first, np.zeros((len(first), len(zero)))])
+    phi, delta, variance = _settle(problem, w, starts, ridge, rule)
     return Ready(
         rule, law, problem, basis, w, delta, variance, rho2, per_trunk, phi, log_least, log_top
     )
+
+
+def _starts(law: Problem, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Two points near the least-squares minima of the law alone, best first."""
+    part = slice(None, None, max(len(x) // MOST_ROWS, 1))
+    x, z, w = x[part], law.z[part], w[part]
+    problem = replace(law, features=GAMMA.prepare(x), z=z)
+    phi = GAMMA.starts(x, z, w, law.low, law.high)
+    for delta in (100 * LEAST_DELTA, 10 * LEAST_DELTA):
+        W = np.broadcast_to(w, (len(phi), len(w)))
+        phi = newton(problem, W, phi, delta, 15, 1e-2)
+        phi = phi[np.argsort(objective(problem, W, phi, delta), kind="stable")[:2]]
+    return phi
 
 
 def _settle(
@@ -150,15 +166,17 @@ def _settle(
     """The minimum with δ and s² that agree with its residuals."""
     delta = 3 * LEAST_DELTA
     for _ in range(10):
-        phi = newton(problem, w[None], phi[None], delta, 400, 1e-9)[0]
-        r = problem.law.forward(problem.features, phi[None])[0][0] - problem.z
+        W = np.broadcast_to(w, (len(phi), len(w)))
+        phi = newton(problem, W, phi, delta, 400, 1e-9)
+        phi = phi[[int(np.argmin(objective(problem, W, phi, delta)))]]
+        r = problem.law.forward(problem.features, phi)[0][0] - problem.z
         new = max(rule.huber * MAD * float(np.median(np.abs(r))), LEAST_DELTA)
         if abs(new / delta - 1) < 0.01:
             break
         delta = new
     h = np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300))
-    rss = float((w * h * r**2).sum() + (ridge * phi[P:] ** 2).sum())
-    return phi, delta, max(rss / max(len(r) - P, 1), LEAST_VARIANCE)
+    rss = float((w * h * r**2).sum() + (ridge * phi[0, P:] ** 2).sum())
+    return phi[0], delta, max(rss / max(len(r) - P, 1), LEAST_VARIANCE)
 
 
 def _averaged(
