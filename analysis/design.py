@@ -8,29 +8,22 @@ takes.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from analysis.choose import Purchase
 from analysis.columns import Columns
 from analysis.expected import assumed, report
 from analysis.fitsjson import write_whole
-from analysis.gridfile import extended
-from analysis.identify import diagnose
+from analysis.gridfile import extended, grid_runs
 from analysis.information import Noise
-from analysis.laws import CHINCHILLA, GAMMA
 from analysis.load import load
-from analysis.nextruns import Advice, Size, advise
+from analysis.nextruns import advise, describe
 from analysis.planned import planned
 from analysis.read import DataError
-from analysis.shapes import Ladder
 from analysis.targets import Target
-from analysis.words import amount, compute, counted, number
-
-STEPS_SHOWN = 40
+from analysis.words import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,134 +140,6 @@ def _next(
         return [*lines, "", text + "# save as FILE.toml; python -m experiments.sweep run FILE.toml"]
     write_whole(args.out, text)
     return [*lines, "", f"next: python -m experiments.sweep run {args.out}"]
-
-
-def describe(advice: Advice, budget: float, C: float) -> list[str]:
-    """The choice as text: what is assumed, the steps, what they are worth, the target's shape."""
-    rows, noise, state = advice.study.train, advice.noise, advice.state
-    values = GAMMA.named(advice.theta)
-    shown = ", ".join(f"{k} = {number(v)}" for k, v in values.items())
-    what = "a" if advice.target.kind == "a" else f"log L at the optimum of {compute(C)} FLOP"
-    lines = [
-        f"{advice.study.name}: {counted(len(rows), 'row')} on "
-        f"{counted(len(np.unique(rows.trunk)), 'trunk')}; next runs for {what}",
-        f"γ law at hand: {shown} (with the population prior)",
-        f"noise in log loss: trunk {100 * noise.trunk:.2g} %, row {100 * noise.row:.2g} %; "
-        + (f"misfit of the form: {100 * noise.misfit:.2g} %" if noise.misfit else "no misfit"),
-        *advice.notes,
-    ]
-    blind = diagnose(rows, CHINCHILLA, {}).problems
-    lines += [f"warning: {', '.join(k for k in blind)} {text}" for text in set(blind.values())]
-    lines += ["", f"{'':>4}{'N':>9}{'':>10}{'horizons D':<32}{'seeds':>6}{'FLOP':>10}"]
-    lines[-1] += f"{'noise':>10}{'+ misfit':>10}"
-    lines.append(f"{'':>4}{'before':<57}{'':>10}{_pair(advice, advice.before)}")
-    steps = _steps(state.bought)
-    for i, (first, last, seeds, cost) in enumerate(steps[:STEPS_SHOWN], 1):
-        size = advice.sizes[first.kind]
-        label = "new size" if size.new else "new seed"
-        if not first.new:
-            label = "longer" if first.trunk < len(advice.existing) else "same run"
-        D = ", ".join(amount(state.market.D[c]) for c in first.cells)
-        after = (last.noise_sd, last.total_sd)
-        lines.append(
-            f"{i:>3} {amount(size.N):>9} {label:<9}{D:<32}{seeds:>6}{compute(cost):>10}"
-            f"{_pair(advice, after)}"
-        )
-    if len(steps) > STEPS_SHOWN:
-        lines.append(f"    ... and {len(steps) - STEPS_SHOWN} further steps")
-    lines.append(f"{'':>4}{f'after {compute(state.spent)} of {compute(budget)} FLOP':<67}")
-    lines[-1] += _pair(advice, state.sd())
-    for name, sd in advice.rivals.items():
-        lines.append(f"{'':>4}{f'the same budget, {name}':<67}{_pair(advice, sd)}")
-    if not state.bought:
-        lines.append(
-            "no run that this budget can pay lowers the error: what the form may be wrong by "
-            "outweighs it; raise --flops, or trust the form with --misfit 0"
-        )
-    return [*lines, "", *_optimum(advice, C)]
-
-
-def _pair(advice: Advice, sd: tuple[float, float]) -> str:
-    if advice.target.kind == "a":
-        return "".join(f"{number(v):>10}" for v in sd)
-    return "".join(f"{f'{100 * v:.2f} %':>10}" for v in sd)
-
-
-def _steps(bought: Sequence[Purchase]) -> list[tuple[Purchase, Purchase, int, float]]:
-    """Equal purchases in a row as one step: first, last, how many, their cost."""
-    steps: list[tuple[Purchase, Purchase, int, float]] = []
-    for one in bought:
-        if steps:
-            first, _, count, cost = steps[-1]
-            if (first.kind, first.cells, first.new) == (one.kind, one.cells, one.new):
-                steps[-1] = (first, one, count + 1, cost + one.cost)
-                continue
-        steps.append((one, one, 1, one.cost))
-    return steps
-
-
-def _optimum(advice: Advice, C: float) -> list[str]:
-    best, shapes = advice.optimum, advice.ladder
-    N, D, L = (float(v[0]) for v in (best.N, best.D, best.L))
-    lines = [f"optimum of {compute(C)} FLOP: N* {amount(N)}, D* {amount(D)}, loss {number(L)}"]
-    if isinstance(shapes, Ladder):
-        width = shapes.nearest(N)
-        n, d = shapes.N(width), C / shapes.per_token(width)
-        there = float(GAMMA.loss(advice.theta, np.array([n]), np.array([d]))[0])
-        told = ", ".join(f"{k} = {v}" for k, v in shapes.shape(width).items() if k != "seq_len")
-        lines.append(
-            f"nearest buildable: {told}: N {amount(n)}, D {amount(d)}, loss {number(there)}"
-        )
-    else:
-        lines.append(f"not rounded to a buildable shape: {shapes}")
-    return lines
-
-
-def grid_runs(advice: Advice, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The choice as entries of [[grid.runs]]: model keys, tokens, seed, lr_multiplier."""
-    state, frame = advice.state, advice.study.table
-    seeds = config["grid"].get("seeds") or [0]
-    label: dict[int, tuple[int, dict[str, Any]]] = {}
-    for i, trunk in enumerate(advice.existing):
-        row = frame[frame["trunk"].astype(str) == trunk].iloc[0]
-        label[i] = int(row["seed"]), _keys(config, advice, advice.sizes[state.trunks[i].kind])
-    used: dict[int, set[int]] = {}
-    multipliers = set(frame.loc[frame["row"].isin(advice.study.used["row"]), "lr_multiplier"])
-    rate = multipliers.pop() if len(multipliers) == 1 else 1.0
-    runs = []
-    for one in state.bought:
-        size = advice.sizes[one.kind]
-        if one.new:
-            near = np.abs(np.log(frame["N"].to_numpy(float) / size.N)) < 0.005
-            taken = used.setdefault(one.kind, set(frame["seed"][near].dropna().astype(int)))
-            seed = next(s for s in range(min(seeds), 10**6) if s not in taken)
-            taken.add(seed)
-            label[one.trunk] = seed, _keys(config, advice, size)
-        seed, keys = label[one.trunk]
-        extra = {} if rate == 1.0 else {"lr_multiplier": float(rate)}
-        for cell in one.cells:
-            runs.append({**keys, "tokens": int(state.market.D[cell]), "seed": seed, **extra})
-    return runs
-
-
-def _keys(config: Mapping[str, Any], advice: Advice, size: Size) -> dict[str, Any]:
-    """Model keys of a size in the sweep's own words: those of its sizes, moved to the width."""
-    grid = config["grid"]
-    entries = [dict(e["model"]) for e in (*grid.get("sizes", ()), *grid.get("runs", ()))]
-    if not isinstance(advice.ladder, Ladder) or size.d_model is None:
-        frame = advice.study.table
-        rows = frame[np.abs(np.log(frame["N"].astype(float) / size.N)) < 0.005]
-        match = [e for e in entries if all(rows[k].iloc[0] == v for k, v in e.items() if k in rows)]
-        if not match:
-            raise DataError(f"N = {size.N:.0f}: no size of the sweep's config has this shape")
-        return match[0]
-    shape = advice.ladder.shape(size.d_model)
-    for entry in entries:
-        if all(shape.get(k, v) == v for k, v in entry.items()):
-            return entry
-    width = size.d_model
-    nearest = min(entries, key=lambda e: abs(np.log(e.get("d_model", 1) / width)))
-    return {k: shape.get(k, v) for k, v in nearest.items()} | {"d_model": width}
 
 
 if __name__ == "__main__":

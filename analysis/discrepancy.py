@@ -7,6 +7,7 @@ ridge penalty, and one Newton method finds law and misfit together. Far from the
 zero and the law stands alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from analysis.law import Law
+from analysis.rows import SAME, groups
 
 LEFT = 1e-3  # share of the process's variance that the points may miss at a row
 JITTER = 1e-9
+MAD = 1.4826  # median absolute deviation to sd of a normal variable
+MOST_TRUNKS = 100  # above, their noise averages out
 RATIOS = np.concatenate([[0.0], np.geomspace(0.1, 300.0, 25)])
 
 
@@ -121,14 +125,33 @@ class Extended(Law):
         return np.concatenate([self.base.recentre(phi[..., :p], centre), phi[..., p:]], axis=-1)
 
 
-def trunk_ratio(
+def trunk_effects(
+    J: np.ndarray, r: np.ndarray, w: np.ndarray, smooth: np.ndarray, kappa: float,
+    log_n: np.ndarray, trunk: np.ndarray,
+) -> tuple[float, np.ndarray]:  # fmt: skip
+    """rho² = variance of trunks over that of rows, and indicators of trunks (rows, trunks).
+
+    No columns and 0 where rows are trunks of their own, where fewer than two trunks repeat a size
+    (only repeats tell noise from what the form misses along N), or where trunks are many.
+    """
+    names, codes = np.unique(trunk, return_inverse=True)
+    size = groups(log_n, SAME)
+    sizes = int(size.max()) + 1
+    if len(names) == len(r) or not sizes + 1 < len(names) <= MOST_TRUNKS:
+        return 0.0, np.zeros((len(r), 0))
+    Z = np.eye(len(names))[codes]
+    rho2 = _trunk_ratio(J, r, w, smooth, kappa, Z, np.eye(sizes)[size])
+    return rho2, Z if rho2 > 0 else Z[:, :0]
+
+
+def _trunk_ratio(
     J: np.ndarray, r: np.ndarray, w: np.ndarray, smooth: np.ndarray, kappa: float,
     Z: np.ndarray, S: np.ndarray,
 ) -> float:  # fmt: skip
     """rho² = variance of trunks over that of rows, from repeats, by REML (Patterson & Thompson).
 
-    J, r: Jacobian and residuals of the law (rows, p), w: row weights, smooth: the misfit
-    Z, S: indicators of trunks and of sizes. V/s² = diag(1/w) + kappa·smooth smooth' + rho²·ZZ'. A
+    J, r: Jacobian and residuals of the law, w: row weights, smooth: columns of the misfit, Z, S:
+    indicators of trunks and of sizes. V/s² = diag(1/w) + kappa·smooth smooth' + rho²·ZZ'. A
     free effect of every size leaves only repeats to tell rho²: without it, what the form misses
     along N would count as noise.
     """
@@ -155,3 +178,24 @@ def trunk_ratio(
     log_det += np.linalg.slogdet(H)[1]
     value = -0.5 * (log_det + (n - p) * np.log(np.maximum(rss, 1e-300)))
     return float(RATIOS[int(np.argmax(value))])
+
+
+def averaged(
+    X: Sequence[np.ndarray], L: np.ndarray, w: np.ndarray, r: np.ndarray, most: int
+) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+    """Neighbours in log N and log D as one row: X, L, w of at most `most` rows.
+
+    r: residuals (log L_pred - log L) of a law, averaged in place of the losses; those beyond three
+    robust sd count as three.
+    """
+    x, width = np.log(np.stack(X, axis=-1)), 2 * SAME
+    spread = 3 * MAD * float(np.median(np.abs(r)))
+    z = np.log(L) + r - np.clip(r, -spread, spread)
+    while True:
+        cell = np.unique(np.floor(x / width), axis=0, return_inverse=True)[1].ravel()
+        if cell.max() < most:
+            break
+        width *= 2
+    total = np.bincount(cell, w)
+    N, D, mean = (np.exp(np.bincount(cell, w * v) / total) for v in (x[:, 0], x[:, 1], z))
+    return (N, D), mean, total

@@ -9,6 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from analysis.nextruns import Advice
+from analysis.offers import SAME, Size
+from analysis.read import DataError
+from analysis.shapes import Ladder
+
 BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 
 
@@ -54,3 +61,50 @@ def _value(value: Any) -> str:
 
 def _key(key: str) -> str:
     return key if BARE.match(key) else json.dumps(key)
+
+
+def grid_runs(advice: Advice, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The choice as entries of [[grid.runs]]: model keys, tokens, seed, lr_multiplier."""
+    state, frame = advice.state, advice.study.table
+    seeds = config["grid"].get("seeds") or [0]
+    label: dict[int, tuple[int, dict[str, Any]]] = {}
+    for i, trunk in enumerate(advice.existing):
+        row = frame[frame["trunk"].astype(str) == trunk].iloc[0]
+        label[i] = int(row["seed"]), _keys(config, advice, advice.sizes[state.trunks[i].kind])
+    used: dict[int, set[int]] = {}
+    multipliers = set(frame.loc[frame["row"].isin(advice.study.used["row"]), "lr_multiplier"])
+    rate = multipliers.pop() if len(multipliers) == 1 else 1.0
+    runs = []
+    for one in state.bought:
+        size = advice.sizes[one.kind]
+        if one.new:
+            near = np.abs(np.log(frame["N"].to_numpy(float) / size.N)) < SAME
+            taken = used.setdefault(one.kind, set(frame["seed"][near].dropna().astype(int)))
+            seed = next(s for s in range(min(seeds), 10**6) if s not in taken)
+            taken.add(seed)
+            label[one.trunk] = seed, _keys(config, advice, size)
+        seed, keys = label[one.trunk]
+        extra = {} if rate == 1.0 else {"lr_multiplier": float(rate)}
+        for cell in one.cells:
+            runs.append({**keys, "tokens": int(state.market.D[cell]), "seed": seed, **extra})
+    return runs
+
+
+def _keys(config: Mapping[str, Any], advice: Advice, size: Size) -> dict[str, Any]:
+    """Model keys of a size in the sweep's own words: those of its sizes, moved to the width."""
+    grid = config["grid"]
+    entries = [dict(e["model"]) for e in (*grid.get("sizes", ()), *grid.get("runs", ()))]
+    if not isinstance(advice.ladder, Ladder) or size.d_model is None:
+        frame = advice.study.table
+        rows = frame[np.abs(np.log(frame["N"].astype(float) / size.N)) < SAME]
+        match = [e for e in entries if all(rows[k].iloc[0] == v for k, v in e.items() if k in rows)]
+        if not match:
+            raise DataError(f"N = {size.N:.0f}: no size of the sweep's config has this shape")
+        return match[0]
+    shape = advice.ladder.shape(size.d_model)
+    for entry in entries:
+        if all(shape.get(k, v) == v for k, v in entry.items()):
+            return entry
+    width = size.d_model
+    nearest = min(entries, key=lambda e: abs(np.log(e.get("d_model", 1) / width)))
+    return {k: shape.get(k, v) for k, v in nearest.items()} | {"d_model": width}

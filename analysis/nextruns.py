@@ -3,42 +3,29 @@
 The law is the γ law, as in the default prediction (analysis.population).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
-from analysis.checks import MIN_STEPS
-from analysis.choose import Kind, Market, State, at_random, cheapest_first, greedy
+from analysis.choose import at_random, cheapest_first, greedy
 from analysis.flops import FlopsPerToken
+from analysis.identify import diagnose
 from analysis.information import Basis, Noise, components, working_point
 from analysis.law import Optimum
 from analysis.laws import GAMMA
 from analysis.load import Study
+from analysis.market import Kind, Market, Purchase, State
+from analysis.offers import SAME, Size, on_sale
 from analysis.planned import cooldown
 from analysis.read import DataError
 from analysis.shapes import Ladder, ladder
 from analysis.targets import Target
+from analysis.words import amount, compute, counted, number
 
 SEEDS = 8  # new trunks of one size at most
-SPAN = 8.0  # a constant trunk cannot suit horizons further apart (experiments.plan warns)
-LEVELS = 8  # horizons of one size at most
-MOST_SIZES = 16  # trained sizes on sale
-NEAR = 2.0  # a D/N beyond those of the rows by more than this is another regime
-BETWEEN = 1.3  # sizes further apart than this have room for one between them
 DRAWS = 20  # random choices that are averaged
-
-
-@dataclass(frozen=True)
-class Size:
-    """A size on sale: parameters, FLOPs per token, horizons in tokens, width where it is known."""
-
-    N: float
-    per_token: float
-    horizons: tuple[float, ...]
-    new: bool
-    d_model: int | None = None
+STEPS_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -70,12 +57,7 @@ def advise(
         flops = FlopsPerToken.from_rows(rows.N, rows.D, rows.C, "flops_exact")
     share, notes = cooldown(study.used[~study.holdout], rows.trunk)
     shapes = ladder(study.table) if study.is_sweep else "a foreign table names no shapes"
-    sizes = _sizes(study, shapes, flops, budget)
-    if not sizes:
-        raise DataError(
-            f"{study.source}: no size has a horizon of {MIN_STEPS} steps or more within the text; "
-            "lower the batch or give more text"
-        )
+    sizes = on_sale(study, shapes, flops, budget)
     fit = working_point(GAMMA, rows, noise or Noise())
     best = GAMMA.optimal(fit.theta, np.array([C]), flops)
     cells = [(s.N, d) for s in sizes for d in s.horizons]
@@ -129,7 +111,7 @@ def _standing(
         mine = rows.trunk == trunk
         near = [abs(np.log(s.N / rows.N[mine][0])) for s in sizes]
         kind = int(np.argmin(near))
-        if near[kind] < 0.005:
+        if near[kind] < SAME:
             cells = np.array(kinds[kind].cells)
             apart = np.abs(np.log(D[cells][:, None] / rows.D[mine][None]))
             held = cells[(apart < 0.01).any(1)].tolist()
@@ -137,83 +119,82 @@ def _standing(
     return found
 
 
-def _sizes(
-    study: Study, shapes: Ladder | str, flops: FlopsPerToken, budget: float
-) -> tuple[Size, ...]:
-    """Trained sizes, and further ones between and beyond them that the budget can pay."""
-    rows, test = study.train, study.test
-    size = rows.size
-    levels = np.unique(np.linspace(0, size.max(), MOST_SIZES).round())  # of a scatter, some
-    trained = [rows.take(size == k) for k in levels]
-    N = [float(np.median(r.N)) for r in trained]
-    widths: dict[float, int] = {}
-    if isinstance(shapes, Ladder):
-        widths = {float(shapes.N(w)): w for w in shapes.widths}
-    horizon = _horizons(study)
-    found = [
-        Size(n, float(np.median(r.C / r.D)), horizon(n, float(np.median(r.C / r.D))), False, w)
-        for n, r in zip(N, trained, strict=True)
-        for w in [widths.get(n)]
+def describe(advice: Advice, budget: float, C: float) -> list[str]:
+    """The choice as text: what is assumed, the steps, what they are worth, the target's shape."""
+    rows, noise, state = advice.study.train, advice.noise, advice.state
+    values = GAMMA.named(advice.theta)
+    shown = ", ".join(f"{k} = {number(v)}" for k, v in values.items())
+    what = "a" if advice.target.kind == "a" else f"log L at the optimum of {compute(C)} FLOP"
+    lines = [
+        f"{advice.study.name}: {counted(len(rows), 'row')} on "
+        f"{counted(len(np.unique(rows.trunk)), 'trunk')}; next runs for {what}",
+        f"γ law at hand: {shown} (with the population prior)",
+        f"noise in log loss: trunk {100 * noise.trunk:.2g} %, row {100 * noise.row:.2g} %; "
+        + (f"misfit of the form: {100 * noise.misfit:.2g} %" if noise.misfit else "no misfit"),
+        *advice.notes,
     ]
-    found = [size for size in found if size.horizons]
-    ratio = float(np.exp(np.median(np.diff(np.log(N))))) if len(N) > 1 else 2.0
-    wished = [float(np.sqrt(a * b)) for a, b in pairwise(N) if b / a > BETWEEN]
-    wished += [N[0] / ratio, N[-1] * ratio, N[-1] * ratio**2, N[-1] * ratio**3]
-    taken = [*N, *test.N.tolist()]
-    for n in wished:
-        d_model = None
-        if isinstance(shapes, Ladder):
-            d_model = shapes.nearest(n)
-            n, per_token = float(shapes.N(d_model)), shapes.per_token(d_model)
-        else:
-            n = float(f"{n:.3g}")
-            per_token = float(np.exp(flops(np.array([np.log(n)]))[0][0]))
-        if min(abs(np.log(n / t)) for t in taken) < 0.1:
-            continue
-        horizons = horizon(n, per_token)
-        if horizons and min(horizons) * per_token <= budget:
-            found.append(Size(n, per_token, horizons, True, d_model))
-            taken.append(n)
-    return tuple(sorted(found, key=lambda s: s.N))
+    blind = diagnose(rows, GAMMA, {}).problems
+    lines += [f"warning: {', '.join(k for k in blind)} {text}" for text in set(blind.values())]
+    lines += ["", f"{'':>4}{'N':>9}{'':>10}{'horizons D':<32}{'seeds':>6}{'FLOP':>10}"]
+    lines[-1] += f"{'noise':>10}{'+ misfit':>10}"
+    lines.append(f"{'':>4}{'before':<57}{'':>10}{_pair(advice, advice.before)}")
+    steps = _steps(state.bought)
+    for i, (first, last, seeds, cost) in enumerate(steps[:STEPS_SHOWN], 1):
+        size = advice.sizes[first.kind]
+        label = "new size" if size.new else "new seed"
+        if not first.new:
+            label = "longer" if first.trunk < len(advice.existing) else "same run"
+        D = ", ".join(amount(state.market.D[c]) for c in first.cells)
+        after = (last.noise_sd, last.total_sd)
+        lines.append(
+            f"{i:>3} {amount(size.N):>9} {label:<9}{D:<32}{seeds:>6}{compute(cost):>10}"
+            f"{_pair(advice, after)}"
+        )
+    if len(steps) > STEPS_SHOWN:
+        lines.append(f"    ... and {len(steps) - STEPS_SHOWN} further steps")
+    lines.append(f"{'':>4}{f'after {compute(state.spent)} of {compute(budget)} FLOP':<67}")
+    lines[-1] += _pair(advice, state.sd())
+    for name, sd in advice.rivals.items():
+        lines.append(f"{'':>4}{f'the same budget, {name}':<67}{_pair(advice, sd)}")
+    if not state.bought:
+        lines.append(
+            "no run that this budget can pay lowers the error: what the form may be wrong by "
+            "outweighs it; raise --flops, or trust the form with --misfit 0"
+        )
+    return [*lines, "", *_optimum(advice, C)]
 
 
-def _horizons(study: Study):
-    """Tokens that a size of (N, FLOPs per token) is offered: those of the grid, and one longer.
-
-    Of D, D/N and C the one with the fewest levels is the grid's axis. In a sweep whole steps, no
-    fewer than the fit uses, no more text than there is.
-    """
-    rows, frame = study.train, study.used[~study.holdout]
-    axes = {"D": rows.D, "D/N": rows.D / rows.N, "C": rows.C}
-    levels = {name: _levels(values) for name, values in axes.items()}
-    ratio = axes["D/N"]
-    axis = min(levels, key=lambda name: len(levels[name]))
-    chosen = levels[axis]
-    if len(chosen) > LEVELS:
-        chosen = np.geomspace(*np.quantile(axes[axis], (0.05, 0.95)).tolist(), num=LEVELS)
-    if len(chosen) > 1:
-        chosen = np.append(chosen, chosen[-1] * np.exp(np.median(np.diff(np.log(chosen)))))
-    batch, low, high = 0.0, 0.0, np.inf
-    if study.is_sweep:
-        batch = float(frame["batch_tokens"].mode().iloc[0]) if "batch_tokens" in frame else 0.0
-        low = MIN_STEPS * batch
-        epochs = frame["epochs"].to_numpy(float)
-        allowed = ((study.config or {}).get("data") or {}).get("max_epochs", 1.0)
-        high = float(np.nanmax(rows.D / epochs, initial=0.0)) * allowed or np.inf
-
-    def tokens(n: float, per_token: float) -> tuple[float, ...]:
-        D = chosen * {"D": 1.0, "D/N": n, "C": 1 / per_token}[axis]
-        D = D[(low <= D) & (high >= D)]
-        D = D[(ratio.min() / NEAR <= D / n) & (ratio.max() * NEAR >= D / n)]
-        D = D[D[:1].sum() * SPAN * (1 + 1e-9) >= D] if study.is_sweep else D
-        D = np.maximum(np.round(D / batch), 1) * batch if batch else D
-        return tuple(np.unique(D).tolist())
-
-    return tokens
+def _pair(advice: Advice, sd: tuple[float, float]) -> str:
+    if advice.target.kind == "a":
+        return "".join(f"{number(v):>10}" for v in sd)
+    return "".join(f"{f'{100 * v:.2f} %':>10}" for v in sd)
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
-    """Distinct values in ascending order, those within 1 % as one."""
-    ordered = np.sort(values)
-    groups = np.split(ordered, np.flatnonzero(np.diff(np.log(ordered)) > 0.01) + 1)
-    return np.array([np.median(g) for g in groups])
+def _steps(bought: Sequence[Purchase]) -> list[tuple[Purchase, Purchase, int, float]]:
+    """Equal purchases in a row as one step: first, last, how many, their cost."""
+    steps: list[tuple[Purchase, Purchase, int, float]] = []
+    for one in bought:
+        if steps:
+            first, _, count, cost = steps[-1]
+            if (first.kind, first.cells, first.new) == (one.kind, one.cells, one.new):
+                steps[-1] = (first, one, count + 1, cost + one.cost)
+                continue
+        steps.append((one, one, 1, one.cost))
+    return steps
+
+
+def _optimum(advice: Advice, C: float) -> list[str]:
+    best, shapes = advice.optimum, advice.ladder
+    N, D, L = (float(v[0]) for v in (best.N, best.D, best.L))
+    lines = [f"optimum of {compute(C)} FLOP: N* {amount(N)}, D* {amount(D)}, loss {number(L)}"]
+    if isinstance(shapes, Ladder):
+        width = shapes.nearest(N)
+        n, d = shapes.N(width), C / shapes.per_token(width)
+        there = float(GAMMA.loss(advice.theta, np.array([n]), np.array([d]))[0])
+        told = ", ".join(f"{k} = {v}" for k, v in shapes.shape(width).items() if k != "seq_len")
+        lines.append(
+            f"nearest buildable: {told}: N {amount(n)}, D {amount(d)}, loss {number(there)}"
+        )
+    else:
+        lines.append(f"not rounded to a buildable shape: {shapes}")
+    return lines

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from analysis import public
-from analysis.choose import Kind, Market, State, at_random, cheapest_first, greedy
+from analysis.choose import at_random, cheapest_first, greedy
 from analysis.information import Basis, Noise, components, typical, working_point
 from analysis.law import Law
 from analysis.laws import CHINCHILLA, GAMMA
+from analysis.market import Kind, Market, State
 from analysis.population import fit_population
 from analysis.rows import Rows
 from analysis.solve import fit_law

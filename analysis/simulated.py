@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.choose import Kind, Market, State, at_random, cheapest_first, greedy
+from analysis.choose import at_random, cheapest_first, greedy
 from analysis.flops import FlopsPerToken
 from analysis.gls import Trunks
 from analysis.information import Basis, Noise, moments
 from analysis.laws import CHINCHILLA
+from analysis.market import Kind, Market, State
 from analysis.newton import Problem
 from analysis.solve import problem_of
 from analysis.targets import Target

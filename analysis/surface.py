@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.discrepancy import Basis, Extended, trunk_ratio
+from analysis.discrepancy import MAD, Basis, Extended, averaged, trunk_effects
 from analysis.laws import GAMMA
 from analysis.newton import Penalty, Problem, newton, objective
-from analysis.rows import SAME, groups
 from analysis.solve import problem_of
 
 Q = ("alpha", "beta", "E", "gamma")
@@ -25,8 +24,6 @@ LEAST_ROWS = 8
 LEAST_DELTA = 1e-3
 LEAST_VARIANCE = 1e-7  # (0.03 %)²: losses are not printed finer
 MOST_ROWS = 2000  # above, neighbours are averaged before the misfit is fitted
-MOST_TRUNKS = 100  # above, the noise of trunks averages out
-MAD = 1.4826  # median absolute deviation to sd of a normal variable
 
 
 @dataclass(frozen=True)
@@ -114,25 +111,18 @@ def prepare(
     if len(L) > MOST_ROWS:
         r = GAMMA.forward(law.features, first[:1])[0][0] - law.z
         theta = law.values(first)
-        X, L, w = _averaged(X, L, w, r)
+        X, L, w = averaged(X, L, w, r, MOST_ROWS)
         law, x = problem_of(GAMMA, X, L, fixed)
         first, trunk = law.coordinates(theta), np.arange(len(L))
     w = w / w.mean()
     basis = Basis.of(x if rule.kappa else x[:0], rule.length)
     columns = basis(x)
     ridge = np.full(columns.shape[1], 1 / max(rule.kappa, 1e-12))
-    rho2 = 0.0
-    count, codes = np.unique(trunk, return_inverse=True)
-    size = groups(np.log(X[0]), SAME)
-    repeats = len(count) - (size.max() + 1)
-    if repeats > 1 and len(count) < len(L) and len(count) <= MOST_TRUNKS:
-        Z, S = np.eye(len(count))[codes], np.eye(size.max() + 1)[size]
-        z, state = GAMMA.forward(law.features, first[:1])
-        J = GAMMA.jacobian(law.features, state)[0]
-        rho2 = trunk_ratio(J, z[0] - law.z, w, columns, rule.kappa, Z, S)
-        if rho2 > 0:
-            columns = np.column_stack([columns, Z])
-            ridge = np.append(ridge, np.full(len(count), 1 / rho2))
+    z, state = GAMMA.forward(law.features, first[:1])
+    J = GAMMA.jacobian(law.features, state)[0]
+    rho2, Z = trunk_effects(J, z[0] - law.z, w, columns, rule.kappa, np.log(X[0]), trunk)
+    columns = np.column_stack([columns, Z])
+    ridge = np.append(ridge, np.full(Z.shape[1], 1 / max(rho2, 1e-12)))
     zero = np.zeros(len(ridge))
     problem = Problem(
         Extended("extended", GAMMA.formula, GAMMA.source, GAMMA, len(ridge)),
@@ -164,7 +154,7 @@ def _settle(
     problem: Problem, w: np.ndarray, phi: np.ndarray, ridge: np.ndarray, rule: Rule
 ) -> tuple[np.ndarray, float, float]:
     """The minimum with δ and s² that agree with its residuals."""
-    delta = 3 * LEAST_DELTA
+    delta, r = 3 * LEAST_DELTA, problem.z
     for _ in range(10):
         W = np.broadcast_to(w, (len(phi), len(w)))
         phi = newton(problem, W, phi, delta, 400, 1e-9)
@@ -177,23 +167,6 @@ def _settle(
     h = np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300))
     rss = float((w * h * r**2).sum() + (ridge * phi[0, P:] ** 2).sum())
     return phi[0], delta, max(rss / max(len(r) - P, 1), LEAST_VARIANCE)
-
-
-def _averaged(
-    X: Sequence[np.ndarray], L: np.ndarray, w: np.ndarray, r: np.ndarray
-) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
-    """Neighbours in log N and log D as one row each: mean residual of a law, clipped at 3 sd."""
-    x, width = np.log(np.stack(X, axis=-1)), 2 * SAME
-    spread = 3 * MAD * float(np.median(np.abs(r)))
-    z = np.log(L) + r - np.clip(r, -spread, spread)
-    while True:
-        cell = np.unique(np.floor(x / width), axis=0, return_inverse=True)[1].ravel()
-        if cell.max() < MOST_ROWS:
-            break
-        width *= 2
-    total = np.bincount(cell, w)
-    N, D, z = (np.exp(np.bincount(cell, w * v) / total) for v in (x[:, 0], x[:, 1], z))
-    return (N, D), z, total
 
 
 def minimum(ready: Ready, prior: Prior) -> tuple[np.ndarray, float]:

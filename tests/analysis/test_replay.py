@@ -1,16 +1,20 @@
 """The choice of runs against whole grids, cheapest-first and random: simulated and replayed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis import public, replay
-from analysis.choose import Kind, Market, State, at_random, cheapest_first, greedy
+from analysis.choose import at_random, cheapest_first, greedy
 from analysis.flops import FlopsPerToken
 from analysis.information import Basis, Noise
 from analysis.laws import CHINCHILLA
+from analysis.market import Kind, Market, State
 from analysis.replay import Pool, lines, replayed
 from analysis.simulated import TRUTH, simulated
 from analysis.targets import Target
@@ -63,8 +67,11 @@ def market(misfit: float, copies: int = 50) -> Market:
     return Market(basis, Noise(misfit=misfit), basis.rows(N, D), D, kinds, goal[None], 0.2)
 
 
+MARKET = market(0.0)
+
+
 def test_the_first_purchase_is_the_best_single_one() -> None:
-    sale = market(0.01)
+    sale = market(0.01, copies=1)
     state = State.of(sale)
     options = state.options()
     worth = []
@@ -81,19 +88,20 @@ def test_the_first_purchase_is_the_best_single_one() -> None:
     assert (bought.kind, bought.cells) == (best[0], best[2])
 
 
-def test_a_trunk_costs_the_same_in_whatever_order_its_horizons_are_bought() -> None:
-    sale = market(0.0)
-    totals = []
-    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)):
-        state = State.of(sale)
-        trunk = -1
-        for cell in order:
-            state.buy(0, trunk, (cell,))
-            trunk = 0
-        totals.append(state.spent)
-        assert len(state.trunks) == 1
+@settings(max_examples=30, deadline=None)
+@given(st.permutations([0, 1, 2, 3]), st.floats(0.0, 1.0))
+def test_a_trunk_costs_the_same_in_whatever_order_its_horizons_are_bought(
+    order: list[int], cooldown: float
+) -> None:
+    sale = replace(MARKET, cooldown=cooldown)
+    state, trunk = State.of(sale), -1
+    for cell in order:
+        state.buy(0, trunk, (cell,))
+        trunk = 0
     D = sale.D[:4]
-    assert totals == pytest.approx([6e6 * (0.8 * D.max() + 0.2 * D.sum())] * 3)
+    alone = (1 - cooldown) * D.max() + cooldown * D.sum()
+    assert state.spent == pytest.approx(6e6 * alone)
+    assert len(state.trunks) == 1
 
 
 def test_rows_bought_together_tell_what_they_tell_one_by_one() -> None:
@@ -118,10 +126,10 @@ def test_no_choice_spends_more_than_its_budget(choose) -> None:
 
 
 def test_a_misfit_keeps_the_choice_from_repeating_tiny_runs() -> None:
-    budget = 1e15
-    exact, wrong = (greedy(State.of(market(m)), budget) for m in (0.0, 0.03))
+    budget = 1e16
+    exact, wrong = (greedy(State.of(market(m)), budget) for m in (0.0, 0.01))
     smallest = [sum(t.kind == 0 for t in s.trunks) for s in (exact, wrong)]
-    assert smallest[1] < smallest[0]
+    assert smallest[1] < 0.5 * smallest[0]
 
 
 def pool_or_skip(name: str) -> tuple[Pool, public.PublicSet]:
@@ -134,7 +142,7 @@ def pool_or_skip(name: str) -> tuple[Pool, public.PublicSet]:
 
 def test_the_replayed_choice_is_deterministic_and_inside_the_budget() -> None:
     pool, found = pool_or_skip("gemstones_cool_end")
-    test = found.rows.take(found.rows.C > found.rows.C.max() / 3)
+    test = found.rows.take(found.rows.C.max() / found.rows.C < 3)
     budget = 0.1 * pool.cost
     first, again = pool.greedy(test, budget), pool.greedy(test, budget)
     assert np.array_equal(first, again)
@@ -151,7 +159,7 @@ def test_replayed_rows_are_json_and_the_default_prediction_gains_by_the_choice()
     pool_or_skip("gemstones_cool_end")
     folder = public.folder(DATA if DATA.is_dir() else None)
     assert folder is not None
-    rows = replayed(folder, draws=3, grids=("gemstones_cool_end",))
+    rows = replayed(folder, draws=2, grids=("gemstones_cool_end",))
     json.dumps(rows, allow_nan=False)
     error = {(r["choice"], r["fit"]): r["error"] for r in rows}
     assert error["greedy", "default"] < error["cheapest first", "default"]
