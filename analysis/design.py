@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         noise = _noise(args.noise)
         misfit = None if args.misfit is None else _share("--misfit", args.misfit)
         if args.flops is None and args.target_flops is None:
+            if args.out:
+                raise ValueError(f"--out {args.out}: belongs to --flops and --target-flops")
             plan = planned(Path(args.source), columns)
             assume = assumed(plan, args.assume, noise, misfit)
             lines = report(plan, assume, _level(args.level))
@@ -109,6 +111,10 @@ def _next(
                 f"{name} {had}: give both --flops BUDGET and --target-flops C as positive numbers "
                 "(neither: the source is judged as a plan)"
             )
+    if args.assume:
+        raise ValueError(
+            f"--assume {args.assume}: belongs to a plan; results have a law of their own"
+        )
     if args.source.endswith(".json"):
         raise DataError(
             f"{args.source}: a plan has no losses to choose further runs by; run the sweep, then "
@@ -138,7 +144,12 @@ def _next(
     text = extended(settings, runs, title)
     if args.out is None:
         return [*lines, "", text + "# save as FILE.toml; python -m experiments.sweep run FILE.toml"]
-    write_whole(args.out, text)
+    try:
+        write_whole(args.out, text)
+    except OSError as error:
+        raise DataError(
+            f"--out {args.out}: {error.strerror}; name a file in a folder that you can write to"
+        ) from error
     return [*lines, "", f"next: python -m experiments.sweep run {args.out}"]
 
 

@@ -16,7 +16,7 @@ from analysis.gls import GlsFit, fit_gls
 from analysis.interval import Interval
 from analysis.laws import GAMMA
 from analysis.profile import small_sample
-from analysis.surface import LEAST_ROWS, PLACES, Prior, Q, Rule, Surface, minimum, prepare
+from analysis.surface import LEAST_ROWS, PLACES, Prior, Q, Rule, Surface, inverse, minimum, prepare
 
 __all__ = ["LEAST_ROWS", "PRIOR", "RULE", "PopulationFit", "Prior", "Rule", "fit_population"]
 
@@ -67,15 +67,22 @@ class PopulationFit:
 
     @cached_property
     def _trunks(self) -> GlsFit:
-        """The random-trunk model linearised at the law, with the prior's information added."""
-        law, phi = self.surface.ready.law, self.surface.phi[: len(GAMMA.parameters)]
+        """The random-trunk model linearised at the law, with the prior's information added.
+
+        Residuals beyond three robust sd count as three: least squares would follow an outlier.
+        """
+        ready, whole = self.surface.ready, self.surface.phi
+        law, phi = ready.law, whole[: len(GAMMA.parameters)]
+        z = ready.problem.law.forward(ready.problem.features, whole[None])[0][0]
+        most = 3 * ready.delta / ready.rule.huber
+        z = z - np.clip(z - law.z, -most, most)
         fixed = {
             n: float(v)
             for n, v, k in zip(GAMMA.parameters, self.theta, law.free, strict=True)
             if not k
         }
         X = tuple(np.exp(law.features + law.centre).T)
-        gls = fit_gls(GAMMA, X, np.exp(law.z), self.trunk, phi[None], fixed)
+        gls = fit_gls(GAMMA, X, np.exp(z), self.trunk, phi[None], fixed)
         J = GAMMA.jacobian(law.features, GAMMA.forward(law.features, phi[None])[1])[0]
         free = self.surface.free[: len(phi)]
         J = J[:, free]
@@ -86,7 +93,7 @@ class PopulationFit:
             own = np.zeros((len(phi),) * 2)
             own[np.ix_(PLACES, PLACES)] = np.linalg.inv(np.array(self.prior.covariance))
             information += own[np.ix_(free, free)]
-        return replace(gls, X=J, free=free, covariance=np.linalg.pinv(information, hermitian=True))
+        return replace(gls, X=J, free=free, covariance=inverse(information))
 
     def _noise(self, N: np.ndarray, D: np.ndarray, level: float) -> np.ndarray:
         """Half width in log L."""

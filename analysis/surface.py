@@ -41,7 +41,7 @@ class Rule:
     kappa: float = 1.0
     length: float = 1.5
     huber: float = 1.5
-    factor: float = 1.5
+    factor: float = 1.4
     drift: float = 0.003
     least: float = 0.002
 
@@ -193,6 +193,14 @@ def minimum(ready: Ready, prior: Prior) -> tuple[np.ndarray, float]:
     return phi[int(np.argmin(F))], distance
 
 
+def inverse(A: np.ndarray) -> np.ndarray:
+    """A^-1 of information A; what A says nothing about gets a huge variance, not none."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(A), 1e-12))
+    values, vectors = np.linalg.eigh(A * np.outer(scale, scale))
+    vectors = vectors * scale[:, None]
+    return (vectors / np.maximum(values, 1e-10)) @ vectors.T
+
+
 @dataclass(frozen=True)
 class Surface:
     """Law and misfit at a minimum; covariance: of all coordinates, in units of a row's variance.
@@ -216,7 +224,7 @@ class Surface:
         free = problem.free & (phi > problem.low + 1e-9) & (phi < problem.high - 1e-9)
         inside = np.ix_(free, free)
         covariance = np.zeros_like(A)
-        covariance[inside] = np.linalg.pinv(A[inside], hermitian=True)
+        covariance[inside] = inverse(A[inside])
         return cls(ready, phi, covariance, free)
 
     @property

@@ -18,8 +18,9 @@ ORDER = {
         "repetition identify bootstrap noise uncertainty compare curves optima envelope isoflop "
         "sensitivity discrepancy surface population result trust allocate forecast analyse words "
         "describe textreport fitsjson fit drawing panels plots rowtables remarks tables report "
-        "register predict shapes information choose planned expected nextruns gridfile design "
-        "simulated replay extrapolation coverage pipeline fitspeed benchmark"
+        "register predict shapes information market choose planned expected offers nextruns "
+        "gridfile design simulated replay nested extrapolation coverage pipeline fitspeed "
+        "benchmark"
     ),
 }
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}

@@ -243,6 +243,9 @@ def test_one_horizon_only_is_given_others(tmp_path) -> None:
         (["--noise", "0.2,0"], "noise of a row is positive"),
         (["--misfit", "-3"], "between 0 and 100"),
         (["--level", "90"], "level between 0 and 1"),
+        (["--out", "x.toml"], "belongs to --flops"),
+        (["--flops", "1e13", "--target-flops", "1e14", "--assume", "f.json"], "belongs to a plan"),
+        (["--flops", "1e13", "--target-flops", "1e14", "--out", "/no/x"], "that you can write to"),
     ],
 )
 def test_bad_options_are_one_message(argv: list[str], said: str, capsys) -> None:
