@@ -84,6 +84,9 @@ def default_analysis(data: Path | None, studies: int, progress: Progress) -> Res
                 if max(design.seeds) > 1 or design.decades > 2:
                     some = max(studies // 100, 1)
                     trust += pipeline.trusted(truth, design, noise, some, seed=10 * i + j)
+    for j, truth in enumerate(pipeline.TRUTHS):
+        quiet = coverage.TRUNK_NOISE[0]
+        trust += pipeline.trusted(truth, pipeline.GOOD, quiet, max(studies // 40, 1), seed=100 + j)
     for level in ("high", "medium", "low"):
         errors = np.array([e for t, e in trust if t == level])
         if len(errors):
