@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from experiments.axes import Grid, Scalar, known_model_keys, unknown
+from experiments.resources import LaunchSection
 from experiments.rules import BatchRule, ConstantBatch, ConstantRate, LearningRateRule
 from minigpt.config import (
     DataConfig,
     Frozen,
     Optimisation,
-    Positive,
     PositiveFloat,
     ScheduleConfig,
 )
@@ -37,16 +37,6 @@ class TrainSection(Optimisation):
     batch: BatchRule = ConstantBatch(rule="constant", tokens=1024)
     lr: LearningRateRule = ConstantRate(rule="constant", value=1e-3)
     grad_clip: PositiveFloat | Literal["off"] = 1.0
-
-
-class LaunchSection(Frozen):
-    """Where runs execute; nothing here changes a result, so it may change between calls."""
-
-    executor: Literal["inline", "local"] = "local"
-    slots: Literal["auto"] | Positive = "auto"
-    threads_per_slot: Positive = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
 
 
 class SweepConfig(Frozen):

@@ -1,73 +1,125 @@
-"""Where trunks are trained: in this process, or in local slots, one worker process each.
+"""Where trunks are trained on one machine: in this process, or in slots, a process each.
 
-A worker imports torch once and trains one trunk after another. It ignores ctrl-C: the parent hears
-it and closes every worker's pipe, upon which the worker saves and ends. So does a worker whose
-parent is gone.
+A worker imports torch once and trains one trunk after another. Signals that end a sweep or a job
+are for the parent: it hears them and closes every worker's pipe, upon which the worker saves and
+ends. So does a worker whose parent is gone.
 """
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
 
-from experiments import store
-from experiments.config import ConfigError, LaunchSection
-from experiments.run import Event, Place, run_trunk, until_signalled
+from experiments import store, torchrun
+from experiments.config import ConfigError
+from experiments.event import Event
+from experiments.resources import LaunchSection
+from experiments.run import hearing
 from experiments.spec import TrunkSpec
+from experiments.trunk import Place, run_trunk
 
 STOP_SECONDS = 300.0  # a worker saves its checkpoint after the step or evaluation it is in
+PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Slurm sends them to the whole job
 
 
-def devices(launch: LaunchSection) -> list[str]:
-    """One device per slot: every GPU once, or the CPU once per group of cores.
+def devices(launch: LaunchSection, cores: int) -> list[str]:
+    """One device per slot: every GPU once, or the CPU once per group of `cores`.
 
     Raises ConfigError if CUDA is asked for and absent.
     """
-    if launch.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "launch.device = 'cuda': torch sees no GPU; use launch.device=cpu, or install a CUDA "
-            "build of torch"
-        )
-    if launch.device != "cpu" and torch.cuda.is_available():
-        kinds = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        auto = len(kinds)
-    else:
-        kinds = ["cpu"]
-        auto = max(1, _cores() // launch.threads_per_slot)
+    gpus = _gpus(launch)
+    kinds = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
+    auto = gpus or max(1, cores // launch.threads_per_slot)
     slots = auto if launch.slots == "auto" else launch.slots
     return [kinds[i % len(kinds)] for i in range(slots)]
 
 
 def run_all(
-    trunks: list[TrunkSpec], sweep: Path, cache: Path, launch: LaunchSection
+    trunks: list[TrunkSpec],
+    sweep: Path,
+    cache: Path,
+    launch: LaunchSection,
+    at_most: int | None = None,
 ) -> Generator[Event]:
-    """Train `trunks` in their order on the executor of `launch`, yielding the events of all.
+    """Train `trunks` in their order on this machine, at most so many at once; yields their events.
 
     Closing the generator stops every worker after it has saved a checkpoint.
     """
-    places = [
-        Place(sweep=sweep, cache=cache, device=device, checkpoint_seconds=launch.checkpoint_seconds)
-        for device in devices(launch)
-    ]
     if launch.executor == "inline":
-        torch.set_num_threads(launch.threads_per_slot)
-        yield from until_signalled(_run_inline(trunks, places[0]))
+        yield from _run_inline(trunks, _places(sweep, cache, launch, cores())[0], launch)
+    elif launch.ranks > 1:
+        yield from torchrun.run_ranks(trunks, sweep, launch, _shares(launch)[:at_most])
     else:
-        yield from _run_local(trunks, places, launch.threads_per_slot)
+        yield from run_local(trunks, sweep, cache, launch, cores(), at_most)
 
 
-def _run_inline(trunks: list[TrunkSpec], place: Place) -> Generator[Event]:
-    for trunk in trunks:
-        yield from run_trunk(trunk, place)
+def run_local(
+    trunks: list[TrunkSpec],
+    sweep: Path,
+    cache: Path,
+    launch: LaunchSection,
+    cores: int,
+    at_most: int | None = None,
+) -> Generator[Event]:
+    """Train `trunks` in slots of one process each, on this machine's GPUs or `cores` CPU cores."""
+    places = _places(sweep, cache, launch, cores)[:at_most]
+    yield from _run_slots(trunks, places, launch.threads_per_slot)
 
 
-def _run_local(trunks: list[TrunkSpec], places: list[Place], threads: int) -> Generator[Event]:
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus(launch: LaunchSection) -> int:
+    if launch.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "launch.device = 'cuda': torch sees no GPU; use launch.device=cpu, or install a CUDA "
+            "build of torch"
+        )
+    return torch.cuda.device_count() if launch.device != "cpu" else 0
+
+
+def _places(sweep: Path, cache: Path, launch: LaunchSection, cores: int) -> list[Place]:
+    return [
+        Place(sweep=sweep, cache=cache, device=device, checkpoint_seconds=launch.checkpoint_seconds)
+        for device in devices(launch, cores)
+    ]
+
+
+def _shares(launch: LaunchSection) -> list[tuple[int, ...]]:
+    """The GPUs of each model that is trained by several ranks at once; none on the CPU.
+
+    Raises ConfigError where a model needs more GPUs than there are.
+    """
+    gpus, ranks = _gpus(launch), launch.ranks
+    if gpus and gpus < ranks:
+        raise ConfigError(
+            f"launch.ranks = {ranks}: one GPU for each, and this machine has {gpus}; lower it, or "
+            "use launch.device=cpu"
+        )
+    auto = gpus // ranks or max(1, cores() // (ranks * launch.threads_per_slot))
+    slots = auto if launch.slots == "auto" else min(launch.slots, gpus // ranks or launch.slots)
+    return [tuple(range(i * ranks, (i + 1) * ranks)) if gpus else () for i in range(slots)]
+
+
+def _run_inline(trunks: list[TrunkSpec], place: Place, launch: LaunchSection) -> Generator[Event]:
+    torch.set_num_threads(launch.threads_per_slot)
+    with hearing() as heard:
+        for trunk in trunks:
+            yield from run_trunk(trunk, place, heard=heard)
+
+
+def _run_slots(trunks: list[TrunkSpec], places: list[Place], threads: int) -> Generator[Event]:
     waiting = list(trunks)
     workers: dict[Connection, tuple[SpawnProcess, Place]] = {}
     busy: dict[Connection, TrunkSpec] = {}
@@ -125,13 +177,25 @@ def _start(place: Place, threads: int) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place, threads), daemon=True)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: ctrl-C is for the parent
-    try:
+    with _parents_signals():
         process.start()
-    finally:
-        signal.signal(signal.SIGINT, before)
     theirs.close()
     return ours, process
+
+
+@contextmanager
+def _parents_signals() -> Iterator[None]:
+    """A process that is started in here never gets the signals that are the parent's to handle.
+
+    Blocked signals stay blocked in a child, and come to the parent once this ends: none is lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS)
+    try:
+        resource_tracker.ensure_running()  # it unblocks some of them as it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, place: Place, threads: int) -> None:
@@ -143,12 +207,6 @@ def _work(connection: Connection, place: Place, threads: int) -> None:
                 for event in events:
                     connection.send(event)
             connection.send(None)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _death(code: int | None) -> str:

@@ -15,7 +15,7 @@ from experiments.grid import Cell, cells
 from experiments.rules import ConstantRate, LearningRateRule
 from experiments.spec import RunSpec, TrunkSpec
 from minigpt import schedule
-from minigpt.config import TrainConfig
+from minigpt.config import TrainConfig, sequences_per_rank
 from minigpt.counts import flops_per_token
 from minigpt.data import CorpusInfo, windows
 
@@ -51,6 +51,12 @@ def expand(config: SweepConfig, corpus: CorpusInfo) -> list[TrunkSpec]:
                     "batch of one trunk come to the same numbers; write both in one way"
                 )
             trunks[trunk.trunk_id] = trunk
+    for trunk in trunks.values():
+        ranks = config.launch.resources(trunk.n_total).ranks
+        try:
+            sequences_per_rank(trunk.train.batch_tokens, trunk.model.seq_len, ranks)
+        except ValueError as error:
+            raise ConfigError(f"launch.ranks = {ranks}: {error}") from None
     return sorted(trunks.values(), key=lambda t: (-t.cost(), t.trunk_id))
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from experiments.run import Event
+from experiments.event import Event
 from experiments.spec import TrunkSpec
 
 LINE_SECONDS = 15.0

@@ -1,13 +1,24 @@
-"""Where a result comes from: commit, versions, machine."""
+"""Where a result comes from: commit, versions, machine, job."""
 
+import json
+import os
 import platform
 import subprocess
 from pathlib import Path
 
+SNAPSHOT = "snapshot.json"  # beside the packages of a copy of the code
+
 
 def git() -> tuple[str | None, bool | None]:
-    """Commit of the running code, and whether tracked files differ from it; None if no checkout."""
+    """Commit of the running code, and whether tracked files differ from it; None if no checkout.
+
+    A snapshot says of itself what it was taken of.
+    """
     root = Path(__file__).resolve().parent.parent
+    snapshot = root / SNAPSHOT
+    if snapshot.exists():
+        told = json.loads(snapshot.read_text())
+        return told["git_commit"], told["git_dirty"]
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None, None
@@ -23,6 +34,12 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def slurm_job() -> str | None:
+    """Id of the Slurm job that this process is part of, as `<array>_<index>` in an array."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
 
 
 def _git(root: Path, *words: str) -> str | None:

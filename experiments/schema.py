@@ -124,7 +124,7 @@ RESULTS = pa.schema(
             "s",
             "wall time of this row's own part: its piece of trunk, cooldown, evaluation",
         ),
-        _field("cpu_seconds", _F, "s", "process CPU time of the same part"),
+        _field("cpu_seconds", _F, "s", "CPU time of the same part, in the first of the processes"),
         _field(
             "tokens_per_second",
             _F,

@@ -42,14 +42,18 @@ class TrunkSpec(Frozen):
         return run.tokens * flops_per_token(self.model).exact
 
     def cost(self, done: Collection[str] = ()) -> float:
-        """FLOPs that the runs whose ids are not in `done` still take, on their shared trunk.
+        """FLOPs that the runs whose ids are not in `done` still take, on their shared trunk."""
+        per_step = self.train.batch_tokens * flops_per_token(self.model).exact
+        return self.steps(done) * per_step
+
+    def steps(self, done: Collection[str] = ()) -> int:
+        """Optimiser steps that the runs whose ids are not in `done` still take.
 
         A done run has left the trunk where it branched off: the trunk goes on from there.
         """
-        per_step = self.train.batch_tokens * flops_per_token(self.model).exact
-        at, steps = 0, 0
+        at = steps = 0
         for run in self.runs:
             if run.run_id not in done:
                 steps += run.stop - at
             at = run.start
-        return steps * per_step
+        return steps

@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments import schema
+from experiments import provenance, schema
 from experiments.rows import curve_row, result_row
 from experiments.spec import RunSpec, TrunkSpec
 
@@ -128,7 +128,8 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
 def write_status(folder: Path, state: str, **more: object) -> None:
     """Say of the trunk in `folder` that it is running, done, stopped or failed."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    values = {"state": state, "pid": os.getpid(), "host": platform.node(), "time": now, **more}
+    values = {"state": state, "pid": os.getpid(), "host": platform.node(), "time": now}
+    values |= {"job": provenance.slurm_job(), **more}
     write_atomic(folder / "status.json", json.dumps(values))
 
 

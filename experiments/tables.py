@@ -1,4 +1,4 @@
-"""What `plan` and `status` show: tables of runs, the corpus in one line, the cost that is left."""
+"""What `plan` and `status` show: tables of runs, and the corpus in one line."""
 
 from pathlib import Path
 
@@ -6,24 +6,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments import store
+from experiments import jobs, store
+from experiments.jobs import Jobs
 from experiments.spec import TrunkSpec
 from minigpt.data import CorpusInfo
 
-WORDS = {"run", "run_id", "trunk_id", "preset", "arm", "state", "reason"}  # left-aligned columns
+LEFT = {"run", "run_id", "trunk_id", "preset", "arm", "state", "job", "log", "reason", "array"}
 
 
 def print_table(rows: list[dict], console: Console) -> None:
     """Print rows of plain values; None as nothing, floats with four decimals."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if name in WORDS else "right")
+        table.add_column(name, justify="left" if name in LEFT else "right")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(table)
 
 
-def plan_rows(sweep: Path, trunks: list[TrunkSpec]) -> list[dict]:
+def plan_rows(sweep: Path, trunks: list[TrunkSpec], known: Jobs) -> list[dict]:
     """One row per planned run, with its state in the folder `sweep`."""
     return [
         {
@@ -38,29 +39,11 @@ def plan_rows(sweep: Path, trunks: list[TrunkSpec]) -> list[dict]:
             "D/N": f"{run.tokens / trunk.n_total:.1f}",
             "C (FLOP)": f"{trunk.flops(run):.3g}",
             "steps": f"{run.stop:,}",
-            "state": store.run_state(sweep, trunk, run).state,
+            "state": jobs.run_state(sweep, trunk, run, known).state,
         }
         for trunk in trunks
         for run in trunk.runs
     ]
-
-
-def cost_line(sweep: Path, trunks: list[TrunkSpec]) -> str:
-    """Runs, FLOPs, what branching saves, what is left to train and how long that takes."""
-    runs = [(trunk, run) for trunk in trunks for run in trunk.runs]
-    alone = sum(trunk.flops(run) for trunk, run in runs)
-    shared = sum(trunk.cost() for trunk in trunks)
-    settled = {
-        run.run_id
-        for trunk, run in runs
-        if store.run_state(sweep, trunk, run).state in store.SETTLED
-    }
-    left = sum(trunk.cost(done=settled) for trunk in trunks)
-    return (
-        f"{len(runs)} runs on {len(trunks)} trunks: {shared:.3g} FLOP, "
-        f"{alone / shared:.2f} times less than each run alone; "
-        f"{left:.3g} FLOP still to train{_core_minutes(sweep, left)}"
-    )
 
 
 def corpus_line(corpus: CorpusInfo) -> str:
@@ -79,20 +62,22 @@ def corpus_line(corpus: CorpusInfo) -> str:
     return told
 
 
-def status_rows(sweep: Path, wanted: list[str]) -> list[dict]:
-    """One row per run of the folder (or per wanted run or trunk id).
+def status_rows(sweep: Path, wanted: list[str], known: Jobs) -> list[dict]:
+    """One row per run of the folder (or per wanted run or trunk id); `log` is relative to it.
 
     Raises StoreError for an id that is not there.
     """
     rows = []
     for trunk in store.trunks(sweep):
-        status = store.read_status(store.trunk_folder(sweep, trunk.trunk_id))
+        folder = store.trunk_folder(sweep, trunk.trunk_id)
+        status, job = store.read_status(folder), known.of_trunk.get(trunk.trunk_id)
         for run in trunk.runs:
             if wanted and run.run_id not in wanted and trunk.trunk_id not in wanted:
                 continue
-            state = store.run_state(sweep, trunk, run)
+            state = jobs.run_state(sweep, trunk, run, known)
             result = state.result or {}
             here = status if status.get("run_id") == run.run_id else {}
+            log = job.log() if job and job.id else (folder / "log.txt").relative_to(sweep)
             rows.append(
                 {
                     "run_id": run.run_id,
@@ -101,11 +86,13 @@ def status_rows(sweep: Path, wanted: list[str]) -> list[dict]:
                     "seed": trunk.train.seed,
                     "tokens": run.tokens,
                     "state": state.state,
+                    "job": job.id if job else None,
                     "step": run.stop if state.state == "ok" else here.get("step"),
                     "steps": run.stop,
                     "val_loss": result.get("val_loss"),
                     "train_loss": result.get("train_loss", here.get("train_loss")),
-                    "seconds": result.get("seconds"),
+                    "seconds": result.get("seconds", here.get("seconds")),
+                    "log": str(log),
                     "reason": state.reason,
                 }
             )
@@ -118,19 +105,26 @@ def status_rows(sweep: Path, wanted: list[str]) -> list[dict]:
     return rows
 
 
-def _core_minutes(sweep: Path, flops: float) -> str:
-    """The time of `flops` by the rate of the runs this folder already has."""
-    seconds = trained = 0.0
-    for trunk in store.trunks(sweep):
-        results = {run: store.run_state(sweep, trunk, run).result or {} for run in trunk.runs}
-        timed = {run: r["cpu_seconds"] for run, r in results.items() if r.get("cpu_seconds")}
-        trained += trunk.cost(done={run.run_id for run in trunk.runs if run not in timed})
-        seconds += sum(timed.values())
-    if not flops:
-        return ""
-    if not trained:
-        return " (its time is known once a first run has finished)"
-    return f", about {flops * seconds / trained / 60:.1f} core-minutes at this sweep's rate so far"
+def short_rows(rows: list[dict]) -> list[dict]:
+    """The rows of `status_rows` for people: progress in one cell, the loss that there is."""
+    short = []
+    for row in rows:
+        loss = row["train_loss"] if row["val_loss"] is None else row["val_loss"]
+        step = "" if row["step"] is None else f"{row['step']:,}/"
+        kept = {k: row[k] for k in ("run_id", "trunk_id", "d_model", "seed", "tokens", "state")}
+        if any(each["job"] for each in rows):
+            kept["job"] = row["job"]
+        kept |= {"step": f"{step}{row['steps']:,}", "loss": loss, "elapsed": _clock(row["seconds"])}
+        short.append(kept | {"log": row["log"], "reason": row["reason"]})
+    return short
+
+
+def _clock(seconds: float | None) -> str | None:
+    """Hours, minutes and seconds."""
+    if seconds is None:
+        return None
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 def _cell(value: object) -> str:

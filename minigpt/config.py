@@ -14,6 +14,7 @@ def _whole(value: object) -> object:
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=2**63 - 1)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**63 - 1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Strategy = Literal["ddp", "fsdp"]  # copies of a model on several ranks, or shards of it
 
 
 class Frozen(BaseModel):
@@ -213,6 +214,22 @@ class TrainConfig(Optimisation):
 def steps_of(tokens: int, batch_tokens: int) -> int:
     """Optimiser steps that train `tokens`, rounded to the nearest whole step."""
     return max(1, math.floor(tokens / batch_tokens + 0.5))
+
+
+def sequences_per_rank(batch_tokens: int, seq_len: int, ranks: int) -> int:
+    """Sequences of every step's batch that each of `ranks` processes trains on.
+
+    Raises ValueError where the ranks do not divide the batch: it is the same for any number.
+    """
+    sequences = batch_tokens // seq_len
+    if sequences % ranks:
+        possible = [k for k in _divisors(sequences) if k < ranks]
+        raise ValueError(
+            f"batch_tokens = {batch_tokens} is {sequences} sequences of seq_len = {seq_len}, which "
+            f"{ranks} ranks do not divide; choose the number of ranks among {possible}, or "
+            f"batch_tokens as a multiple of {ranks * seq_len}"
+        )
+    return sequences // ranks
 
 
 def _divisors(n: int) -> list[int]:

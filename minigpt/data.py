@@ -95,16 +95,22 @@ def prepare(config: DataConfig, cache: Path, leave_out: Path | None = None) -> C
 
 
 def batch(
-    corpus: Corpus, *, seed: int, step: int, batch_size: int, seq_len: int
+    corpus: Corpus,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    seq_len: int,
+    rows: slice = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets (int64, batch_size × seq_len) of a step: a pure function of its arguments.
 
     The training shard is cut into windows of `seq_len` inputs and their next tokens; an epoch
     visits each once in an order drawn from (seed, epoch). The order does not depend on the model or
-    the batch size.
+    the batch size. Of the batch's sequences only `rows` are read.
     """
     n_windows = windows(len(corpus.train), seq_len)
-    index_B = np.arange(step * batch_size, (step + 1) * batch_size)
+    index_B = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
     epoch_B, place_B = np.divmod(index_B, n_windows)
     window_B = np.empty_like(index_B)
     for epoch in np.unique(epoch_B):

@@ -5,16 +5,17 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt import data
+from minigpt.group import SINGLE, Group
 from minigpt.model import MiniGPT
 
 BATCH_TOKENS = 2_048  # of one forward pass: small enough for the cache of a CPU core
 
 
-def logits(model: MiniGPT, inputs_BT: np.ndarray, device: str, dtype: str) -> Tensor:
+def logits(model: nn.Module, inputs_BT: np.ndarray, device: str, dtype: str) -> Tensor:
     """Logits_BTV of token ids on `device`, under autocast where `dtype` is not float32."""
     tokens_BT = torch.from_numpy(inputs_BT).to(device)
     half = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
@@ -23,32 +24,48 @@ def logits(model: MiniGPT, inputs_BT: np.ndarray, device: str, dtype: str) -> Te
 
 
 def evaluate(
-    model: MiniGPT, corpus: data.Corpus, tokens: int, device: str, dtype: str
+    model: MiniGPT,
+    corpus: data.Corpus,
+    tokens: int,
+    device: str,
+    dtype: str,
+    group: Group = SINGLE,
 ) -> tuple[float, float | None, float, int]:
     """Held-out loss: mean and standard error (nats per token), bits per byte, tokens.
 
-    Over the first `tokens` held-out tokens; the standard error takes sequences as independent and
-    is None for a single one. Bits per byte divides by the bytes of text among the targets: an
-    end-of-text token costs bits but is no byte.
+    Over the first `tokens` held-out tokens, shared out over the ranks of `group`; the standard
+    error takes sequences as independent and is None for a single one. Bits per byte divides by the
+    bytes of text among the targets: an end-of-text token costs bits but is no byte.
     """
     seq_len = model.config.seq_len
     count, per_batch = tokens // seq_len, max(1, BATCH_TOKENS // seq_len)
-    losses, n_bytes = [], 0
+    loss_B, bytes_B = torch.zeros(2, count, dtype=torch.float64, device=device)
+    # What FSDP has gathered outlives this, and training could not use it as inference tensors.
+    no_grad = torch.inference_mode() if group.size == 1 else torch.no_grad()
     model.eval()
-    with torch.inference_mode():
-        for start in range(0, count, per_batch):
+    with no_grad:
+        for first in range(0, count, group.size * per_batch):
+            start = first + group.rank * per_batch
+            none_left = start >= count  # FSDP gathers in every pass: a rank does one all the same
             inputs, targets = data.held_out(
-                corpus, tokens=tokens, seq_len=seq_len, start=start, batch_size=per_batch
+                corpus,
+                tokens=tokens,
+                seq_len=seq_len,
+                start=0 if none_left else start,
+                batch_size=per_batch,
             )
             logits_BTV = logits(model, inputs, device, dtype)
+            if none_left:
+                continue
             targets_BT = torch.from_numpy(targets).to(device)
             flat = F.cross_entropy(
                 logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none"
             )
-            losses.append(flat.view(targets_BT.shape).double().mean(dim=1))
-            n_bytes += int((targets < data.END_OF_TEXT).sum())
+            here = slice(start, start + len(targets))
+            loss_B[here] = flat.view(targets_BT.shape).double().mean(dim=1)
+            bytes_B[here] = (targets_BT < data.END_OF_TEXT).double().sum(dim=1)
     model.train()
-    loss_B = torch.cat(losses)
+    loss_B, n_bytes = group.sum(loss_B), group.sum(bytes_B).sum().item()
     mean = loss_B.mean().item()
     se = loss_B.std().item() / math.sqrt(count) if count > 1 else None
     n_tokens = count * seq_len

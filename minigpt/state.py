@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt import checkpoint, optim
 from minigpt.config import DataConfig, ModelConfig, TrainConfig
 from minigpt.data import Corpus
+from minigpt.group import SINGLE, Group
 from minigpt.model import MiniGPT
 from minigpt.schedule import Horizon
 
@@ -23,7 +24,7 @@ RECENT_STEPS = 50  # a run's train_loss is the mean over its last steps
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained, on what, where."""
+    """What is trained, on what, where, by how many; `device` is this rank's."""
 
     model: ModelConfig
     data: DataConfig
@@ -32,6 +33,7 @@ class Job:
     folder: Path
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
+    group: Group = SINGLE
 
 
 @dataclass
@@ -39,6 +41,7 @@ class State:
     """What training changes, on the device; nothing here is looked at between two reports."""
 
     model: MiniGPT
+    wrapped: nn.Module  # the model whose backward pass averages over the ranks
     optimizer: torch.optim.Optimizer
     recent: Tensor  # losses of the last steps, in a ring
     loss_sum: Tensor  # since the last evaluation
@@ -61,10 +64,14 @@ def note(state: State, loss: Tensor) -> None:
 
 
 def resume(job: Job, at: Horizon) -> State:
-    """The state nearest to `at`: `latest.pt` if on the way, a branch point, or the start."""
-    model = MiniGPT(job.model, seed=job.train.seed).to(job.device)
+    """The state nearest to `at`: `latest.pt` if on the way, a branch point, or the start.
+
+    Only rank 0 reads files: what it finds is every rank's.
+    """
+    model, group = MiniGPT(job.model, seed=job.train.seed), job.group
     state = State(
         model,
+        group.wrap(model, job.device),
         optim.optimizer(model, job.train),
         recent=torch.zeros(RECENT_STEPS, device=job.device),
         loss_sum=torch.zeros((), device=job.device),
@@ -72,20 +79,11 @@ def resume(job: Job, at: Horizon) -> State:
         began=time.monotonic(),
         cpu_began=time.process_time(),
     )
-    found = [
-        path
-        for path in job.folder.glob("trunk-*.pt")
-        if int(path.stem.removeprefix("trunk-")) <= at.start
-    ]
-    best = checkpoint.load(max(found), job.device) if found else None
-    latest = job.folder / "latest.pt"
-    if latest.exists():
-        values = checkpoint.load(latest, job.device)
-        on_the_way = values["branch"] == at.stop or (
-            values["branch"] is None and values["step"] <= at.start
-        )
-        if on_the_way and (best is None or values["step"] >= best["step"]):
-            best = values
+    with group.together():
+        found = _nearest(job, at) if group.rank == 0 else None
+    parameters = [p for part in state.optimizer.param_groups for p in part["params"]]
+    like = {"model": model.state_dict(), "optimizer": {"state": dict(enumerate(parameters))}}
+    best = group.scatter(found, like, job.device)
     if best is not None:
         state.model.load_state_dict(best["model"])
         state.optimizer.load_state_dict(best["optimizer"])
@@ -100,10 +98,35 @@ def resume(job: Job, at: Horizon) -> State:
     return state
 
 
-def save(state: State, at: Horizon, path: Path) -> None:
-    """Write the whole state to `path`, on its way to the horizon `at`."""
-    checkpoint.save(
-        path,
+def _nearest(job: Job, at: Horizon) -> dict | None:
+    # What is scattered may be too large for one device.
+    device = job.device if job.group.size == 1 else "cpu"
+    found = [
+        path
+        for path in job.folder.glob("trunk-*.pt")
+        if int(path.stem.removeprefix("trunk-")) <= at.start
+    ]
+    best = checkpoint.load(max(found), device) if found else None
+    latest = job.folder / "latest.pt"
+    if latest.exists():
+        values = checkpoint.load(latest, device)
+        on_the_way = values["branch"] == at.stop or (
+            values["branch"] is None and values["step"] <= at.start
+        )
+        if on_the_way and (best is None or values["step"] >= best["step"]):
+            best = values
+    return best
+
+
+def save(job: Job, state: State, at: Horizon, name: str) -> None:
+    """Write the whole state to the file `name`, on its way to the horizon `at`.
+
+    The file is the same for any number of ranks and either strategy.
+    """
+    job.group.agree(state.step, "step")  # shards of two steps would make a file of neither
+    write(
+        job.group,
+        job.folder / name,
         {
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -119,6 +142,14 @@ def save(state: State, at: Horizon, path: Path) -> None:
             "cpu_seconds": time.process_time() - state.cpu_began,
         },
     )
+
+
+def write(group: Group, path: Path, values: dict[str, object]) -> None:
+    """Write `values` to `path` from rank 0, sharded tensors whole; every rank must call it."""
+    whole = group.gather(values)
+    with group.together():
+        if group.rank == 0:
+            checkpoint.save(path, whole)
 
 
 def spent(state: State) -> dict:

@@ -1,7 +1,8 @@
 """Training: one trunk to one of its horizons, on one screen.
 
 `train` is a generator: it yields what happens and the caller writes it down. On one CPU thread the
-losses do not depend on where it started (see `minigpt.state`), to the last bit.
+losses do not depend on where it started (see `minigpt.state`), to the last bit. With several ranks
+(see `minigpt.group`) each trains its part of every batch; losses are means over all of them.
 """
 
 import math
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from minigpt import checkpoint, data, optim
+from minigpt import data, optim
+from minigpt.config import sequences_per_rank
 from minigpt.evaluate import evaluate, logits
 from minigpt.model import cross_entropy
 from minigpt.schedule import Horizon, branch_factor, trunk_factor
-from minigpt.state import RECENT_STEPS, Job, State, note, resume, save, spent
+from minigpt.state import RECENT_STEPS, Job, State, note, resume, save, spent, write
 
 REPORT_STEPS = 10  # the loss is looked at this often; also the resolution of divergence
 EXPLODED = 3.0  # times ln V: a loss that no working model has after its first steps
@@ -74,10 +76,13 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
     """Train to the horizon `at` from the nearest checkpoint; save its final weights to `weights`.
 
     Yields a Progress at the start and after every step, Evaluations, and one Result at the end.
-    Closing the generator early saves `latest.pt` first.
+    Closing the generator early saves `latest.pt` first. Every rank of `job.group` yields the same
+    events, their times apart; all must be closed after the same one. Raises ValueError where the
+    ranks do not divide a step's sequences.
     """
-    state, config = resume(job, at), job.train
-    batch_size = config.batch_tokens // job.model.seq_len
+    config, group = job.train, job.group
+    batch_size = group.size * sequences_per_rank(config.batch_tokens, job.model.seq_len, group.size)
+    state = resume(job, at)
     eval_steps = max(1, config.eval_every_tokens // config.batch_tokens)
     saved, last = time.monotonic(), None
 
@@ -89,7 +94,7 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
         while state.step < at.stop:
             if state.step == at.start and state.branch is None:
                 if at.start:
-                    save(state, at, job.folder / f"trunk-{at.start:08d}.pt")
+                    save(job, state, at, f"trunk-{at.start:08d}.pt")
                 state.branch = at.stop
             factor = (
                 trunk_factor(config.schedule, state.step, config.batch_tokens)
@@ -103,14 +108,16 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
                 step=state.step,
                 batch_size=batch_size,
                 seq_len=job.model.seq_len,
+                rows=group.rows(batch_size),
             )
-            logits_BTV = logits(state.model, inputs, job.device, config.dtype)
+            logits_BTV = logits(state.wrapped, inputs, job.device, config.dtype)
             loss = cross_entropy(logits_BTV, torch.from_numpy(targets).to(job.device))
             loss.backward()
             optim.clip(state.model, config.grad_clip)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
-            note(state, loss.detach())
+            loss = group.mean(loss.detach())
+            note(state, loss)
 
             due = state.step % eval_steps == 0 and state.step < at.stop
             if due or state.step % REPORT_STEPS == 0 or state.step == at.stop:
@@ -121,20 +128,22 @@ def train(job: Job, at: Horizon, weights: Path) -> Generator[Progress | Evaluati
             if due:  # before the sign of life: closed there, this step's point would never be taken
                 yield _evaluation(job, state, factor)
             yield Progress(step=state.step, train_loss=last)
-            if time.monotonic() - saved > job.checkpoint_seconds:
-                save(state, at, job.folder / "latest.pt")
+            # Clocks differ, so that ranks have to agree: not at every step, it takes time.
+            agreed = group.size == 1 or state.step % REPORT_STEPS == 0
+            if agreed and group.any(time.monotonic() - saved > job.checkpoint_seconds):
+                save(job, state, at, "latest.pt")
                 saved = time.monotonic()
         if exploded(worst := state.worst.item()):  # also where an earlier process saw it last
             yield _diverged(state, worst, job.model.vocab_size)
             return
     except GeneratorExit:
-        save(state, at, job.folder / "latest.pt")
+        save(job, state, at, "latest.pt")
         raise
     yield _finish(job, state, weights)
 
 
 def _evaluate(job: Job, state: State, tokens: int) -> tuple[float, float | None, float, int]:
-    return evaluate(state.model, job.corpus, tokens, job.device, job.train.dtype)
+    return evaluate(state.model, job.corpus, tokens, job.device, job.train.dtype, job.group)
 
 
 def _evaluation(job: Job, state: State, factor: float) -> Evaluation:
@@ -154,9 +163,8 @@ def _evaluation(job: Job, state: State, factor: float) -> Evaluation:
 
 def _finish(job: Job, state: State, weights: Path) -> Result:
     # Weights before the evaluation: a run that cannot be evaluated is still worth having.
-    checkpoint.save(
-        weights, {"config": job.model.model_dump_json(), "model": state.model.state_dict()}
-    )
+    values = {"config": job.model.model_dump_json(), "model": state.model.state_dict()}
+    write(job.group, weights, values)
     began = time.monotonic()
     val_loss, se, bpb, tokens = _evaluate(job, state, job.data.eval_tokens)
     if not math.isfinite(val_loss):

@@ -7,10 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = {
-    "minigpt": "config counts schedule text data model optim checkpoint state evaluate train",
+    "minigpt": "config counts schedule text data model group optim checkpoint state evaluate train",
     "experiments": (
-        "rules axes config spec grid plan provenance schema rows store manifest export tables run "
-        "launch progress sweep"
+        "rules axes resources config spec grid plan event provenance schema rows store manifest "
+        "export slurm jobs estimate measure pack costs tables snapshot prepare trunk run follow "
+        "torchrun launch job submit speed progress execute manage sweep"
     ),
     "analysis": (
         "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "
@@ -27,7 +28,9 @@ MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": "config counts schedule text data",
     "experiments": (
-        "rules axes config spec grid plan provenance schema rows store manifest export tables sweep"
+        "rules axes resources config spec grid plan event provenance schema rows store manifest "
+        "export slurm jobs estimate measure pack costs tables snapshot prepare follow submit "
+        "progress execute manage sweep"
     ),
     "analysis": ORDER["analysis"],
 }

@@ -1,0 +1,151 @@
+"""What a plan costs: FLOPs, time, device-hours, price, and on Slurm the jobs and their limits."""
+
+import math
+from collections.abc import Collection
+
+from experiments import estimate, pack
+from experiments.config import SweepConfig
+from experiments.estimate import Rate
+from experiments.pack import JobArray
+from experiments.spec import TrunkSpec
+
+
+def flops_line(trunks: list[TrunkSpec], settled: Collection[str]) -> str:
+    """Runs, FLOPs, what branching saves, what is left to train."""
+    runs = [(trunk, run) for trunk in trunks for run in trunk.runs]
+    alone = sum(trunk.flops(run) for trunk, run in runs)
+    shared = sum(trunk.cost() for trunk in trunks)
+    left = sum(trunk.cost(done=settled) for trunk in trunks)
+    return (
+        f"{len(runs)} runs on {len(trunks)} trunks: {shared:.3g} FLOP, "
+        f"{alone / shared:.2f} times less than each run alone; {left:.3g} FLOP still to train"
+    )
+
+
+def time_line(config: SweepConfig, trunks: list[TrunkSpec], settled: Collection[str]) -> str | None:
+    """Device-hours that are left on this machine, and the longest trunk; None if all is trained."""
+    rates = estimate.rates(config, trunks)
+    left = [trunk for trunk in trunks if trunk.steps(settled)]
+    if not left:
+        return None
+    if unknown := _unknown(left, rates, config):
+        return unknown
+    each = [_seconds(trunk, settled, rates, config) for trunk in left]
+    per_trunk = config.launch.ranks * config.launch.threads_per_slot
+    told = f"about {sum(each) * per_trunk / 60:.1f} core-minutes (or GPU-minutes), "
+    if config.launch.slots != "auto":
+        wall = pack.makespan(sorted(each, reverse=True), config.launch.slots)
+        told += f"{_clock(wall)} in {config.launch.slots} slots, "
+    told += f"the longest trunk {_clock(max(each))}"
+    return told + _price(config, sum(each) * per_trunk / 3600)
+
+
+def array_rows(
+    config: SweepConfig, arrays: list[JobArray], trunks: list[TrunkSpec], settled: Collection[str]
+) -> list[dict]:
+    """One row per job array, with its longest job and device-hours where rates are known."""
+    rates = estimate.rates(config, trunks)
+    rows = []
+    for array in arrays:
+        asked = array.asked
+        jobs = [_job_seconds(job, settled, rates, config) for job in array.jobs]
+        times = [t for t in jobs if t is not None]
+        known = len(times) == len(jobs)
+        rows.append(
+            {
+                "jobs": len(array.jobs),
+                "at once": array.parallel,
+                "runs": sum(r.run_id not in settled for j in array.jobs for t in j for r in t.runs),
+                "nodes": asked.nodes,
+                "ranks": asked.ranks,
+                "GPUs/node": asked.gpus_per_node,
+                "CPUs/task": asked.cpus_per_task,
+                "mem_gb": None if asked.mem_gb is None else f"{asked.mem_gb:g}",
+                "limit": _clock(asked.time_min * 60),
+                "longest job": _clock(max(times)) if known else None,
+                "device-hours": f"{sum(times) * asked.devices / 3600:.3g}" if known else None,
+                **({"after": f"array {array.after + 1}"} if array.after is not None else {}),
+            }
+        )
+    return rows
+
+
+def array_lines(
+    config: SweepConfig, arrays: list[JobArray], trunks: list[TrunkSpec], settled: Collection[str]
+) -> list[str]:
+    """The arrays' sbatch flags, then total time, device-hours, the price, and limits exceeded."""
+    found = []
+    for array in arrays:
+        flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in array.asked.flags().items()]
+        found.append(f"sbatch {' '.join(flags)} --array=0-{len(array.jobs) - 1}%{array.parallel}")
+    found = list(dict.fromkeys(found))
+    rates = estimate.rates(config, trunks)
+    left = [trunk for array in arrays for job in array.jobs for trunk in job]
+    if unknown := _unknown(left, rates, config):
+        return [*found, unknown]
+    hours, walls, limits = 0.0, [], []
+    for array in arrays:
+        times = [_job_seconds(job, settled, rates, config) or 0.0 for job in array.jobs]
+        hours += sum(times) * array.asked.devices / 3600
+        before = 0.0 if array.after is None else walls[array.after]
+        walls.append(before + pack.makespan(sorted(times, reverse=True), array.parallel))
+        usable = array.asked.time_min * 60 - config.launch.slurm.signal_seconds
+        if max(times) > usable:
+            parts = math.ceil(max(times) / usable)
+            limits.append(
+                f"warning: the longest job takes about {parts} time limits of "
+                f"{array.asked.time_min} minutes, launch.slurm.max_requeues = "
+                f"{config.launch.slurm.max_requeues}"
+            )
+    told = f"about {hours:.3g} device-hours; {_clock(max(walls))} from start to end if every job "
+    told += f"starts at once, {sum(array.parallel for array in arrays)} at a time"
+    return [*found, told + _price(config, hours), *dict.fromkeys(limits)]
+
+
+def _job_seconds(
+    job: pack.Job, settled: Collection[str], rates: dict[str, Rate], config: SweepConfig
+) -> float | None:
+    """Time of one job: its trunks in its slots; None where a shape's rate is not known."""
+    launch = config.launch
+    if _unknown(list(job), rates, config):
+        return None
+    asked = launch.resources(job[0].n_total)
+    auto = asked.gpus_per_node or max(1, asked.cpus_per_task // launch.threads_per_slot)
+    slots = auto if launch.slots == "auto" else launch.slots
+    each = [_seconds(trunk, settled, rates, config) for trunk in job]
+    return estimate.START_SECONDS + pack.makespan(each, 1 if asked.ranks > 1 else slots)
+
+
+def _seconds(
+    trunk: TrunkSpec, settled: Collection[str], rates: dict[str, Rate], config: SweepConfig
+) -> float:
+    return estimate.seconds(trunk, settled, rates[estimate.shape(trunk, config.launch)])
+
+
+def _unknown(trunks: list[TrunkSpec], rates: dict[str, Rate], config: SweepConfig) -> str | None:
+    shapes = {estimate.shape(trunk, config.launch) for trunk in trunks} - rates.keys()
+    if not shapes:
+        return None
+    return (
+        f"time: not known yet for {len(shapes)} shapes; `plan --measure` times them once "
+        f"(a few seconds each{', in a job of its own' if _slurm(config) else ''})"
+    )
+
+
+def _price(config: SweepConfig, device_hours: float) -> str:
+    price = config.launch.price_per_device_hour
+    if price is None:
+        return ""
+    return f"; {device_hours * price:.2f} at {price:g} per device-hour"
+
+
+def _slurm(config: SweepConfig) -> bool:
+    return config.launch.executor == "slurm"
+
+
+def _clock(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds below an hour."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+    return f"{whole // 60}:{whole % 60:02d} min"

@@ -1,0 +1,89 @@
+"""Trunks into jobs, jobs into job arrays: pure.
+
+The jobs of an array share their resources, and their costs are as alike as can be. Arrays are no
+longer than the cluster allows, and together run no more jobs at once than asked for.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from experiments.resources import LaunchSection, Resources
+from experiments.spec import TrunkSpec
+
+Job = tuple[TrunkSpec, ...]  # trained one after another, or in the job's slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobArray:
+    """Jobs to submit as one: at most `parallel` at once, after the array at index `after`."""
+
+    asked: Resources
+    jobs: tuple[Job, ...]
+    parallel: int
+    after: int | None = None
+
+
+def arrays(
+    trunks: list[TrunkSpec],
+    finished: Collection[str],
+    launch: LaunchSection,
+    parallel: int,
+    max_array_size: int,
+) -> list[JobArray]:
+    """Pack `trunks` into arrays; `finished` are the ids of runs that need no training.
+
+    Jobs are dealt out in turn to arrays of equal resources, so that they end at about one time.
+    Where there are more arrays than may run jobs at once, each of `parallel` lanes is a chain.
+    """
+    groups: dict[str, tuple[Resources, list[TrunkSpec]]] = {}
+    for trunk in trunks:
+        asked = launch.resources(trunk.n_total)
+        groups.setdefault(asked.model_dump_json(), (asked, []))[1].append(trunk)
+    parts: list[tuple[Resources, list[Job]]] = []
+    for asked, members in groups.values():
+        jobs = _jobs(members, finished, asked.runs_per_job)
+        n = -(-len(jobs) // max_array_size)
+        parts += [(asked, jobs[i::n]) for i in range(n)]
+    lanes = min(len(parts), parallel)
+    shares = _shares([len(jobs) for _, jobs in parts[:lanes]], parallel)
+    return [
+        JobArray(
+            asked=asked,
+            jobs=tuple(jobs),
+            parallel=shares[i % lanes],
+            after=i - lanes if i >= lanes else None,
+        )
+        for i, (asked, jobs) in enumerate(parts)
+    ]
+
+
+def makespan(seconds: list[float], workers: int) -> float:
+    """Time until the last of tasks ends that `workers` take one after another, in this order."""
+    free_at = [0.0] * max(1, workers)
+    for each in seconds:
+        first = min(range(len(free_at)), key=free_at.__getitem__)
+        free_at[first] += each
+    return max(free_at)
+
+
+def _jobs(trunks: list[TrunkSpec], finished: Collection[str], runs_per_job: int) -> list[Job]:
+    """Neighbours in cost together, until a job holds `runs_per_job` runs to train."""
+    ordered = sorted(trunks, key=lambda t: (-t.cost(done=finished), t.trunk_id))
+    jobs: list[list[TrunkSpec]] = []
+    held = runs_per_job
+    for trunk in ordered:
+        if held >= runs_per_job:
+            jobs.append([])
+            held = 0
+        jobs[-1].append(trunk)
+        held += sum(run.run_id not in finished for run in trunk.runs)
+    return [tuple(job) for job in jobs]
+
+
+def _shares(sizes: list[int], total: int) -> list[int]:
+    """Split `total` over arrays of `sizes` jobs: what a short one cannot use goes to the others."""
+    shares, left = [0] * len(sizes), total
+    for rank, i in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
+        left -= shares[i]
+    return shares

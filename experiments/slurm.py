@@ -1,0 +1,205 @@
+"""What Slurm says: which jobs wait or run, how the others ended, whether it would take a new one.
+
+Every question is one call with a time limit. squeue knows the jobs that are not over on every
+cluster; sacct how jobs ended, where there is accounting; scontrol the same for a few minutes.
+"""
+
+import getpass
+import re
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.resources import Resources
+
+ASK_SECONDS = 60.0
+SEEN_SECONDS = 15  # a node that is not free by then is not asked whether it sees the folder
+UNLISTED, UNREADABLE, UNWRITABLE, NO_PYTHON = 41, 42, 43, 44
+NEVER = ("JobHeld", "launch failed requeued held", "DependencyNeverSatisfied", "BadConstraints")
+
+
+class SlurmError(ValueError):
+    """Slurm refused or could not be asked: the message has its own words and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """One job (or element of an array) as Slurm sees it; `reason` is why it waits."""
+
+    state: str
+    name: str = ""
+    reason: str = ""
+    exit_code: str = ""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits for a person: nothing that happens by itself would start it."""
+        return self.state in ("PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT") and (
+            self.state != "PENDING" or self.reason.startswith(NEVER)
+        )
+
+
+def available() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("squeue") is not None and shutil.which("sbatch") is not None
+
+
+def ask(*words: str, seconds: float = ASK_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands.
+
+    Raises SlurmError if it is missing or does not answer in time, not if it says no.
+    """
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=seconds)
+    except FileNotFoundError:
+        raise SlurmError(
+            f"launch.executor = 'slurm': no {words[0]} on this machine; run on a login node of the "
+            "cluster, or use launch.executor=local"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"{words[0]} did not answer within {seconds:.0f} s; is the cluster's controller up?"
+        ) from None
+
+
+def active() -> dict[str, JobState]:
+    """This user's jobs that are not over, by id; an element of an array is `<array>_<index>`.
+
+    Raises SlurmError if squeue cannot tell.
+    """
+    shown = ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%j|%r")
+    if shown.returncode:
+        raise SlurmError(f"squeue: {_words(shown)}")
+    found = {}
+    for line in shown.stdout.splitlines():
+        job, state, name, reason = line.strip().split("|", 3)
+        found[job] = JobState(state=state, name=name, reason=reason)
+    return found
+
+
+def ended(jobs: Collection[str]) -> dict[str, JobState]:
+    """How `jobs` ended, as far as sacct (or, for a few minutes, scontrol) still knows."""
+    arrays = sorted({job.partition("_")[0] for job in jobs})
+    if not arrays:
+        return {}
+    told = ask(
+        "sacct", "-n", "-X", "-P", "-j", ",".join(arrays), "-o", "JobID,State,JobName,ExitCode"
+    )
+    found = {}
+    for line in told.stdout.splitlines() if not told.returncode else ():
+        job, state, name, code = line.split("|")
+        found[job] = JobState(state=state, name=name, exit_code=code)
+    for array in arrays:
+        if not any(job in found for job in jobs if job.partition("_")[0] == array):
+            found |= _remembered(array)
+    return {job: found[job] for job in jobs if job in found}
+
+
+def _remembered(array: str) -> dict[str, JobState]:
+    """What slurmctld still holds of a job or array: it forgets after MinJobAge."""
+    told = ask("scontrol", "show", "job", "-o", array)
+    found = {}
+    for line in told.stdout.splitlines() if not told.returncode else ():
+        values = dict(pair.split("=", 1) for pair in line.split() if "=" in pair)
+        job, index = values.get("JobId", ""), values.get("ArrayTaskId")
+        if index is not None:
+            job = f"{values.get('ArrayJobId', job)}_{index}"
+        found[job] = JobState(
+            state=values.get("JobState", ""),
+            name=values.get("JobName", ""),
+            exit_code=values.get("ExitCode", ""),
+        )
+    return found
+
+
+def has_accounting() -> bool:
+    """Whether sacct answers: without it Slurm soon forgets how a job ended."""
+    return shutil.which("sacct") is not None and not ask("sacct", "-n", "-X").returncode
+
+
+def ids_by_name(names: Collection[str]) -> dict[str, str]:
+    """Array or job ids of this user's jobs called `names`: for a submitter that was killed."""
+    if not names:
+        return {}
+    shown = ask("squeue", "-h", "-u", getpass.getuser(), "-t", "all", "-o", "%F|%j")
+    told = ask("sacct", "-n", "-X", "-P", "--name", ",".join(names), "-o", "JobID,JobName")
+    lines = shown.stdout.splitlines() + (told.stdout.splitlines() if not told.returncode else [])
+    pairs = [line.strip().split("|", 1) for line in lines]
+    return {name: job.partition("_")[0] for job, name in pairs if name in names}
+
+
+def max_array_size() -> int:
+    """Elements that one array may have."""
+    shown = ask("scontrol", "show", "config")
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown.stdout, re.MULTILINE)
+    if shown.returncode or not found:
+        raise SlurmError(f"scontrol show config: {_words(shown) or 'no MaxArraySize in it'}")
+    return max(1, int(found[1]))
+
+
+def would_take(asked: Resources) -> None:
+    """Raise SlurmError, with sbatch's own words, if sbatch would refuse a job like this."""
+    words = [f"--{k}" if v is True else f"--{k}={v}" for k, v in asked.flags().items()]
+    told = ask("sbatch", "--test-only", *words, "--wrap", "true")
+    if told.returncode:
+        raise SlurmError(
+            f"[launch.slurm]: sbatch refuses {' '.join(words)}: {_words(told)}; `sinfo` and "
+            "`scontrol show partition` list what there is"
+        )
+
+
+def see(folder: Path, python: str, asked: Resources) -> str | None:
+    """Ask a node whether it sees and can write `folder` and has `python`; None if it does.
+
+    Returns a sentence if no node could be asked now. Raises SlurmError if a node says no.
+    """
+    token = folder / ".seen-from-a-node"
+    token.write_text("")
+    script = (
+        '[ -d "$1" ] || exit 41; [ -f "$1/$2" ] || exit 42; touch "$1/$2.yes" || exit 43; '
+        '[ -x "$3" ] || exit 44'
+    )
+    flags = asked.flags()
+    where = [
+        f"--{k}={flags[k]}" for k in ("partition", "account", "qos", "constraint") if k in flags
+    ]
+    small = ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--mem=50M", "--time=1", "--quiet"]
+    words = ["srun", f"--immediate={SEEN_SECONDS}", *small, *where, "--chdir=/", "--job-name=see"]
+    try:
+        told = ask(*words, "sh", "-c", script, "sh", str(folder), token.name, python)
+    except SlurmError as error:
+        return str(error)
+    finally:
+        token.unlink()
+    answer = token.with_name(token.name + ".yes")
+    written = answer.exists()
+    answer.unlink(missing_ok=True)
+    remedy = "runs_dir has to be a folder that login and compute nodes share and can write to"
+    reasons = {
+        UNLISTED: f"no such folder there; {remedy}",
+        UNREADABLE: f"another folder of that name is there, not this one; {remedy}",
+        UNWRITABLE: f"{told.stderr.strip()}; {remedy}",
+        NO_PYTHON: f"{python} is not there; make the environment in a folder that nodes share",
+    }
+    if told.returncode in reasons:
+        raise SlurmError(f"{folder}, asked of a node: {reasons[told.returncode]}")
+    if told.returncode:
+        return _words(told) or f"srun ended with exit code {told.returncode}"
+    if not written:
+        raise SlurmError(f"{folder}: what a node writes there is not seen here; {remedy}")
+    return None
+
+
+def cancel(jobs: Collection[str]) -> None:
+    """End `jobs`, in one call."""
+    told = ask("scancel", *sorted(jobs))
+    if told.returncode:
+        raise SlurmError(f"scancel: {_words(told)}")
+
+
+def _words(told: subprocess.CompletedProcess[str]) -> str:
+    """What the command said, in one line, without its own name in front of each."""
+    lines = (told.stderr.strip() or told.stdout.strip()).splitlines()
+    return "; ".join(re.sub(r"^(\w+: )(error: )?", "", line) for line in lines)

@@ -1,0 +1,111 @@
+"""The micro-benchmark of `plan --measure`: tokens/s of each shape, in training and in evaluation.
+
+`python -m experiments.speed FILE` reads trunks (a JSON list of specs), trains each for a moment on
+random tokens where it is run, alone or as one rank of several, and prints one JSON line for each.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from experiments.spec import TrunkSpec
+from minigpt.config import Strategy
+from minigpt.data import Corpus
+from minigpt.evaluate import BATCH_TOKENS, evaluate
+from minigpt.group import Group, join
+from minigpt.model import MiniGPT
+from minigpt.schedule import Horizon
+from minigpt.state import Job
+from minigpt.train import Progress, train
+
+WARM_STEPS, MIN_STEPS, SECONDS = 3, 5, 1.0
+EVAL_BATCHES = 4
+NEVER = 10**12
+
+
+def measure(trunk: TrunkSpec, device: str, group: Group) -> tuple[float, float]:
+    """Tokens per second in training and in evaluation, medians over steps; the same on all ranks.
+
+    The first steps, which allocate and compile, do not count.
+    """
+    batch, model = trunk.train.batch_tokens, trunk.model
+    rng = np.random.default_rng(0)
+    size = max(2 * batch, EVAL_BATCHES * BATCH_TOKENS * group.size) + 2 * model.seq_len
+    shard = rng.integers(0, model.vocab_size, size).astype("<u2")
+    corpus = Corpus(None, shard, shard)  # type: ignore[arg-type]  # nothing reads its facts here
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(
+            model=model,
+            data=trunk.data,
+            train=trunk.train.model_copy(update={"eval_every_tokens": NEVER}),
+            corpus=corpus,
+            folder=Path(folder),
+            device=device,
+            checkpoint_seconds=NEVER,
+            group=group,
+        )
+        times = []
+        at = Horizon(start=NEVER, stop=NEVER)
+        with closing(train(job, at, Path(folder, "weights.pt"))) as events:
+            for event in events:
+                assert isinstance(event, Progress)
+                if device.startswith("cuda"):
+                    torch.cuda.synchronize(device)
+                times.append(time.perf_counter())
+                enough = len(times) > WARM_STEPS + MIN_STEPS and times[-1] - times[0] > SECONDS
+                if group.any(enough):
+                    break
+    steps = np.diff(times[WARM_STEPS:])
+    return batch / statistics.median(steps), _evaluation(trunk, corpus, device, group)
+
+
+def _evaluation(trunk: TrunkSpec, corpus: Corpus, device: str, group: Group) -> float:
+    model = MiniGPT(trunk.model)
+    group.wrap(model, device)
+    tokens = EVAL_BATCHES * BATCH_TOKENS * group.size
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        evaluate(model, corpus, tokens, device, trunk.train.dtype, group)
+        times.append(time.perf_counter() - began)
+    return tokens / min(times[1:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure the trunks of a file."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.speed", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    trunks = TypeAdapter(list[TrunkSpec]).validate_json(args.file.read_text())
+    torch.set_num_threads(args.threads)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in os.environ:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    strategy: Strategy = args.strategy
+    with join(device, strategy) as (group, own):
+        for trunk in trunks:
+            training, evaluation = measure(trunk, own, group)
+            if group.rank == 0:
+                print(json.dumps({"train": training, "evaluation": evaluation}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
