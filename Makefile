@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: quickstart test check
+.PHONY: quickstart test check test-slurm
 
 quickstart: .venv/installed  ## train a ladder of small GPTs, fit the law, write the report
 	$(PY) -m experiments.sweep run configs/quick.toml || [ $$? -eq 1 ]  # 1: a run failed; report it
@@ -15,6 +15,12 @@ check: .venv/installed  ## lint, format, types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
+
+test-slurm: .venv/installed  ## a real Slurm on this machine (Debian, root): start, test, stop
+	$(PY) tests/slurm/cluster.py start
+	$(PY) -m pytest tests/slurm -n 4 -m "slurm and not restarts_slurm"; code=$$?; \
+	  $(PY) -m pytest tests/slurm -m restarts_slurm; code=$$((code + $$?)); \
+	  $(PY) tests/slurm/cluster.py stop --purge && exit $$code
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

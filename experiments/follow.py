@@ -25,6 +25,7 @@ def follow(
     over: set[str] = set()
     before: dict[str, tuple[datetime, int]] = {}
     for busy in polls:
+        training = 0
         for trunk in trunks:
             if trunk.trunk_id in over:
                 continue
@@ -41,12 +42,15 @@ def follow(
                         )
             status = store.read_status(store.trunk_folder(sweep, trunk.trunk_id))
             if trunk.trunk_id in busy:
+                training += status["state"] == "running"
                 yield from _progress(trunk, status, before)
                 continue
             over.add(trunk.trunk_id)
             if not all(run.run_id in told for run in trunk.runs):
                 reason = status.get("reason") or f"it is {status['state']}"
                 yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
+        waiting = f"{training} trunks in training, {len(busy) - training} waiting"
+        yield Event(kind="overview", reason=waiting)
 
 
 def _progress(

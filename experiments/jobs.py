@@ -216,6 +216,9 @@ def _verdict(sweep: Path, job: SubmittedJob, over: JobState | None) -> tuple[str
     state = over.state.split()[0] if over and over.state else ""
     if job.id is None:
         return "stopped", "it was never submitted: the submitting process was killed"
+    if not state and not (sweep / job.log()).exists():
+        # What Slurm does with a waiting element of an array that is cancelled: it forgets it.
+        return "stopped", f"job {job.id} left the queue before it started: cancelled?"
     if state == "OUT_OF_MEMORY" or (state != "COMPLETED" and OUT_OF_MEMORY.search("\n".join(log))):
         asked = "the default" if job.mem_gb is None else f"{job.mem_gb:g} GB"
         return "failed", f"out of memory ({asked}; {where}); raise launch.slurm.mem_gb"

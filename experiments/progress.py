@@ -29,6 +29,7 @@ class Progress:
         self._last: dict[str, Event] = {}
         self._began = self._told = time.monotonic()
         self._first_left: float | None = None
+        self._overview = self._overview_told = ""
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -47,7 +48,22 @@ class Progress:
 
     def update(self, event: Event) -> None:
         """Take in one event and show what changed."""
-        trunk = self._trunks[event.trunk_id]
+        if event.kind == "overview":
+            self._overview = event.reason or ""
+        else:
+            self._take(self._trunks[event.trunk_id], event)
+        if self._live:
+            self._live.update(self._table())
+        elif time.monotonic() - self._told > LINE_SECONDS and self._news():
+            self._told = time.monotonic()
+            self._console.print(self._line(), highlight=False)
+
+    def _news(self) -> bool:
+        """Whether a line is due: something trains, or what waits has changed."""
+        before, self._overview_told = self._overview_told, self._overview
+        return bool(self._last) or self._overview != before
+
+    def _take(self, trunk: TrunkSpec, event: Event) -> None:
         if event.kind == "progress":
             self._last[event.trunk_id] = event
             self._left[event.trunk_id] = self._remaining(trunk, event)
@@ -65,11 +81,6 @@ class Progress:
             self._last.pop(event.trunk_id, None)
             self._left[event.trunk_id] = 0.0
             self._console.print(f"failed  {_name(trunk)}: {event.reason}", highlight=False)
-        if self._live:
-            self._live.update(self._table())
-        elif time.monotonic() - self._told > LINE_SECONDS and self._last:
-            self._told = time.monotonic()
-            self._console.print(self._line(), highlight=False)
 
     def _remaining(self, trunk: TrunkSpec, event: Event) -> float:
         """FLOPs still to train in `trunk`: this run's steps and what the longer horizons add."""
@@ -103,7 +114,8 @@ class Progress:
             if event.train_loss is not None
         )
         head = f"{self._clock()}  {self._share():4.0%} done, {self._time_left()} left"
-        return f"{head}  training {active}"
+        told = [text for text in (self._overview, f"training {active}" if active else "") if text]
+        return f"{head}  {'; '.join(told)}"
 
     def _say(self, trunk: TrunkSpec, event: Event) -> None:
         run, result = self._runs[event.run_id or ""], event.result or {}
@@ -133,7 +145,7 @@ class Progress:
                 f"{speed:,.0f} tok/s",
                 f"{int(left) // 60}:{int(left) % 60:02d}",
             )
-        table.add_row("all", "", _bar(self._share()), "", "", self._time_left())
+        table.add_row("all", self._overview, _bar(self._share()), "", "", self._time_left())
         return table
 
 

@@ -17,6 +17,7 @@ from experiments.resources import Resources
 ASK_SECONDS = 60.0
 SEEN_SECONDS = 15  # a node that is not free by then is not asked whether it sees the folder
 UNLISTED, UNREADABLE, UNWRITABLE, NO_PYTHON = 41, 42, 43, 44
+GOING_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
 NEVER = ("JobHeld", "launch failed requeued held", "DependencyNeverSatisfied", "BadConstraints")
 
 
@@ -91,10 +92,11 @@ def ended(jobs: Collection[str]) -> dict[str, JobState]:
     for line in told.stdout.splitlines() if not told.returncode else ():
         job, state, name, code = line.split("|")
         found[job] = JobState(state=state, name=name, exit_code=code)
-    for array in arrays:
-        if not any(job in found for job in jobs if job.partition("_")[0] == array):
-            found |= _remembered(array)
-    return {job: found[job] for job in jobs if job in found}
+    # sacct is some seconds behind: of a job that has just ended it says that it runs.
+    behind = [job for job in jobs if job not in found or found[job].state in GOING_ON]
+    for array in sorted({job.partition("_")[0] for job in behind}):
+        found |= _remembered(array)
+    return {job: found[job] for job in jobs if job in found and found[job].state not in GOING_ON}
 
 
 def _remembered(array: str) -> dict[str, JobState]:

@@ -1,8 +1,8 @@
 """Job arrays to Slurm, through submitit: all of them or none."""
 
+import secrets
 import shlex
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,11 +93,11 @@ def submit(arrays: list[JobArray], sweep: Path, name: str, launch: LaunchSection
 def _new_folder(sweep: Path) -> Path:
     """A folder for this submission: submitit's files never meet those of a reused job id."""
     while True:
-        folder = sweep / "slurm" / datetime.now(UTC).strftime("%y%m%d-%H%M%S")
+        stamp = f"{datetime.now(UTC):%y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        folder = sweep / "slurm" / stamp
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:  # of this very second
-            time.sleep(0.2)
+        except FileExistsError:
             continue
         return folder
 

@@ -118,6 +118,8 @@ def _run_locked(
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         # RuntimeError is how torch reports out-of-memory and bad kernels.
         reason = f"{type(error).__name__}: {error}"
+        if group.size > 1:
+            reason = f"rank {group.rank} of {group.size}: {reason}"
         _log(folder, reason)
         try:
             store.write_status(folder, "failed", reason=reason)

@@ -1,0 +1,158 @@
+"""What ends a job early on a real Slurm: the run goes on at the right step, to the same bits."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from cluster_user import Suite, kill, output, until
+
+pytestmark = pytest.mark.slurm
+# About 20 s of training on an idle core, in two horizons.
+WORDS = (
+    "grid.sizes=[{ d_model = 32 }]",
+    "grid.tokens=[1_024_000, 1_536_000]",
+    "train.batch.tokens=512",
+    "launch.checkpoint_seconds=2",
+)
+
+
+def job(suite: Suite) -> str:
+    """Id of the sweep's only job, once its training has got somewhere."""
+
+    def step() -> list[dict]:
+        code, out, err = suite("status", "runs/it", "--json")
+        assert code == 0, err
+        return [row for row in json.loads(out) if row["state"] == "running" and row["step"]]
+
+    rows = until("a run in training", step)
+    assert isinstance(rows, list)
+    return rows[0]["job"]
+
+
+def starts(suite: Suite) -> list[int]:
+    """The steps at which processes began to train, from the trunk's log."""
+    (log,) = suite.sweep().glob("trunks/*/log.txt")
+    return [int(step) for step in re.findall(r"from step (\d+) of", log.read_text())]
+
+
+def finish(suite: Suite) -> None:
+    """Follow the job to its end: the same losses as without interruption, and it did resume."""
+    code, out, err = suite.run(*WORDS, "--wait")
+    assert code == 0, (out, err, suite.logs())
+    assert "0 trunks to train" in out  # the job went on by itself
+    assert len(suite.jobs()) == 1
+    assert len(starts(suite)) > 2, starts(suite)
+    assert all(step > 0 for step in starts(suite)[1:]), starts(suite)
+    pd.testing.assert_frame_equal(suite.results(), suite.whole(*WORDS), check_exact=True)
+
+
+def restarts(job_id: str) -> int:
+    found = re.search(r"Restarts=(\d+)", output("scontrol", "show", "job", job_id))
+    assert found
+    return int(found[1])
+
+
+def test_preemption_by_another_partition(suite: Suite) -> None:
+    code, out, err = suite.run(*WORDS, "launch.slurm.partition=low")
+    assert code == 0, (out, err)
+    mine = job(suite)
+    other = output("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap", "sleep 3")
+    until("the preemption", lambda: restarts(mine) == 1)
+    finish(suite)
+    assert "this job is preempted" in suite.logs()
+    assert "COMPLETED" in output("sacct", "-n", "-X", "-P", "-j", other.strip(), "-o", "State")
+
+
+def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
+    longer = tuple(word.replace("1_024_000, 1_536_000", "4_096_000") for word in WORDS)
+    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
+    code, out, err = suite.run(*longer, *limits, "--wait")
+    assert code == 0, (out, err, suite.logs())
+    (mine,) = suite.jobs()
+    assert restarts(mine) >= 1
+    assert "this job is timed-out" in suite.logs()
+    assert starts(suite)[0] == 0
+    assert all(step > 0 for step in starts(suite)[1:]), starts(suite)
+    pd.testing.assert_frame_equal(suite.results(), suite.whole(*longer), check_exact=True)
+
+
+def test_requeues_used_up_leave_a_run_that_can_go_on(suite: Suite) -> None:
+    longer = tuple(word.replace("1_024_000, 1_536_000", "40_960_000") for word in WORDS)
+    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
+    code, out, err = suite.run(*longer, *limits, "launch.slurm.max_requeues=0", "--wait")
+    assert code == 1, (out, err)
+    assert "time limit" in err
+    rows = json.loads(suite("status", "runs/it", "--json")[1])
+    assert [row["state"] for row in rows] == ["stopped"]
+    assert list(suite.sweep().glob("trunks/*/latest.pt"))
+
+
+def test_requeue_by_hand_asks_no_checkpoint(suite: Suite) -> None:
+    assert suite.run(*WORDS)[0] == 0
+    mine = job(suite)
+    until("a checkpoint", lambda: list(suite.sweep().glob("trunks/*/latest.pt")))
+    output("scontrol", "requeue", mine)
+    finish(suite)
+    assert restarts(mine) == 1
+
+
+def test_out_of_memory_is_the_reason_and_the_rest_finishes(suite: Suite) -> None:
+    words = (
+        "grid.sizes=[{ d_model = 8 }, { d_model = 1024, n_layers = 4 }]",
+        "grid.tokens=[12_800]",
+        "launch.slurm.mem_gb=1.2",
+    )
+    code, out, err = suite.run(*words, "--wait")
+    assert code == 1, (out, err)
+    assert "out of memory (1.2 GB" in err
+    frame = pd.read_parquet(suite.sweep() / "results.parquet").sort_values("d_model")
+    assert list(frame["status"]) == ["ok", "failed"]
+    assert frame["reason"].iloc[1].startswith("out of memory")
+    rows = json.loads(suite("status", "runs/it", "--json")[1])
+    assert {row["state"] for row in rows} == {"ok", "failed"}
+
+
+def test_a_killed_worker_fails_its_trunk_only(suite: Suite) -> None:
+    words = ("grid.seeds=[0, 1]", "grid.tokens=[512_000]", "launch.slurm.runs_per_job=2")
+    assert suite.run(*words)[0] == 0
+    trunks = suite.sweep() / "trunks"
+    status = until("a worker", lambda: _busy(trunks))
+    assert isinstance(status, dict)
+    os.kill(status["pid"], signal.SIGKILL)
+    code, out, err = suite.run(*words, "--wait")
+    assert code == 1, (out, err)
+    assert "killed by SIGKILL" in err
+    frame = pd.read_parquet(suite.sweep() / "results.parquet")
+    assert sorted(frame["status"]) == ["failed", "ok"]
+    code, out, err = suite.run(*words, "--wait", "--retry-failed")
+    assert code == 0, (out, err)
+    pd.testing.assert_frame_equal(suite.results(), suite.whole(*words), check_exact=True)
+
+
+def _busy(trunks: Path) -> dict | None:
+    for path in trunks.glob("*/status.json"):
+        status = json.loads(path.read_text())
+        if status["state"] == "running" and status.get("step"):
+            return status
+    return None
+
+
+def test_everything_of_a_job_is_killed(suite: Suite) -> None:
+    """SIGKILL to all processes of a job, as when its node loses power: nobody says anything."""
+    assert suite.run(*WORDS)[0] == 0
+    mine = job(suite)
+    until("a checkpoint", lambda: list(suite.sweep().glob("trunks/*/latest.pt")))
+    kill(mine)
+    until("the job's end", lambda: mine not in output("squeue", "-h", "-o", "%i"))
+    code, out, err = suite.run(*WORDS)  # says why, and submits nothing by itself
+    assert code == 1, (out, err)
+    assert f"job {mine}, slurm/" in err
+    assert len(suite.jobs()) == 1
+    code, out, err = suite.run(*WORDS, "--retry-failed", "--wait")
+    assert code == 0, (out, err)
+    assert starts(suite)[1] > 0
+    pd.testing.assert_frame_equal(suite.results(), suite.whole(*WORDS), check_exact=True)
