@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,6 +198,22 @@ def _judge(sweep: Path, job: SubmittedJob, trunk_id: str, over: JobState | None)
     state, reason = _verdict(sweep, job, over)
     if began and status["state"] == "stopped":
         state = "stopped"  # its checkpoint is whole
+    _write_verdict(sweep, job, trunk_id, state, reason)
+
+
+def mark_cancelled(sweep: Path, known: Jobs, trunk_ids: Collection[str]) -> None:
+    """Write down that the jobs of these trunks were cancelled.
+
+    Of a waiting element of an array nothing else would tell: Slurm forgets it at once.
+    """
+    for trunk in store.trunks(sweep):
+        job = known.of_trunk.get(trunk.trunk_id)
+        if job and trunk.trunk_id in trunk_ids and _unsettled(sweep, trunk):
+            _write_verdict(sweep, job, trunk.trunk_id, "stopped", f"cancelled (job {job.id})")
+
+
+def _write_verdict(sweep: Path, job: SubmittedJob, trunk_id: str, state: str, reason: str) -> None:
+    folder = store.trunk_folder(sweep, trunk_id)
     # A folder that cannot be written here (another user's, a read-only mount) is judged next time.
     with suppress(OSError), store.locked(folder) as free:
         if free:

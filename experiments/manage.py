@@ -87,7 +87,7 @@ def cancel(folder: Path, wanted: list[str]) -> int:
     while ended & slurm.active().keys() and time.monotonic() < deadline:
         time.sleep(1)
     left = ended & slurm.active().keys()
-    jobs.look(folder)
+    jobs.mark_cancelled(folder, known, asked | with_them)
     print(f"cancelled {len(ended)} jobs with {len(asked)} trunks")
     if with_them:
         told = ", ".join(sorted(with_them))

@@ -11,10 +11,10 @@ import pytest
 from cluster_user import Suite, kill, output, until
 
 pytestmark = pytest.mark.slurm
-# About 20 s of training on an idle core, in two horizons.
+# About ten seconds of training on an idle core, in two horizons.
 WORDS = (
     "grid.sizes=[{ d_model = 32 }]",
-    "grid.tokens=[1_024_000, 1_536_000]",
+    "grid.tokens=[512_000, 768_000]",
     "train.batch.tokens=512",
     "launch.checkpoint_seconds=2",
 )
@@ -68,7 +68,7 @@ def test_preemption_by_another_partition(suite: Suite) -> None:
 
 
 def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
-    longer = tuple(word.replace("1_024_000, 1_536_000", "4_096_000") for word in WORDS)
+    longer = tuple(word.replace("512_000, 768_000", "3_072_000") for word in WORDS)
     limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
     code, out, err = suite.run(*longer, *limits, "--wait")
     assert code == 0, (out, err, suite.logs())
@@ -81,7 +81,7 @@ def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
 
 
 def test_requeues_used_up_leave_a_run_that_can_go_on(suite: Suite) -> None:
-    longer = tuple(word.replace("1_024_000, 1_536_000", "40_960_000") for word in WORDS)
+    longer = tuple(word.replace("512_000, 768_000", "40_960_000") for word in WORDS)
     limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
     code, out, err = suite.run(*longer, *limits, "launch.slurm.max_requeues=0", "--wait")
     assert code == 1, (out, err)

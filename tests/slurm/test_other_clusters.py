@@ -66,7 +66,7 @@ def test_out_of_memory_without_accounting(suite: Suite) -> None:
 
 def test_a_node_fails(suite: Suite) -> None:
     """Its daemon and all that it ran are gone: Slurm gives the job to the other node."""
-    words = ("grid.tokens=[2_560_000]", "launch.checkpoint_seconds=1")
+    words = ("grid.tokens=[1_280_000]", "launch.checkpoint_seconds=1")
     assert suite.run(*words)[0] == 0
     (latest,) = until("a checkpoint", lambda: list(suite.sweep().glob("trunks/*/latest.pt")))  # type: ignore[misc]
     job, node = output("squeue", "-h", "-o", "%i %N").split()

@@ -64,9 +64,3 @@ def test_a_killed_rank_ends_the_job_with_a_reason(suite: Suite) -> None:
     shorter = (WORDS[0], "grid.tokens=[25_600]")
     code, out, err = suite.run(*shorter, *TWO_NODES, "--retry-failed", "--wait")
     assert code == 0, (out, err, suite.logs())
-
-
-def test_ranks_on_this_machine_through_torchrun(suite: Suite) -> None:
-    code, out, err = suite("run", "it.toml", *WORDS, "launch.ranks=2", "launch.slots=1")
-    assert code == 0, (out, err)
-    assert_equal(suite.results(), suite.whole(*WORDS))
