@@ -9,7 +9,7 @@ quickstart: .venv/installed  ## train a ladder of small GPTs, fit the law, write
 	$(PY) -m analysis.report runs/quick
 
 test: .venv/installed  ## the tests that need neither a cluster nor a GPU
-	$(PY) -m pytest -n 2 -m "not slow and not gpu and not slurm"
+	$(PY) -m pytest -n 2 -m "not slow and not gpu and not slurm and not small_slurm"
 
 check: .venv/installed  ## lint, format, types
 	$(PY) -m ruff check .
@@ -18,8 +18,9 @@ check: .venv/installed  ## lint, format, types
 
 test-slurm: .venv/installed  ## a real Slurm on this machine (Debian, root): start, test, stop
 	$(PY) tests/slurm/cluster.py start
-	$(PY) -m pytest tests/slurm -n 4 -m "slurm and not restarts_slurm"; code=$$?; \
-	  $(PY) -m pytest tests/slurm -m restarts_slurm; code=$$((code + $$?)); \
+	$(PY) -m pytest tests/slurm -n 3 -m slurm; code=$$?; \
+	  $(PY) tests/slurm/cluster.py start --max-array 4 --no-accounting && \
+	  $(PY) -m pytest tests/slurm -n 3 -m small_slurm; code=$$((code + $$?)); \
 	  $(PY) tests/slurm/cluster.py stop --purge && exit $$code
 
 .venv/installed: pyproject.toml constraints.txt

@@ -110,8 +110,7 @@ def _job_seconds(
     if _unknown(list(job), rates, config):
         return None
     asked = launch.resources(job[0].n_total)
-    auto = asked.gpus_per_node or max(1, asked.cpus_per_task // launch.threads_per_slot)
-    slots = auto if launch.slots == "auto" else launch.slots
+    slots = launch.slot_count(asked.gpus_per_node, asked.cpus_per_task)
     each = [_seconds(trunk, settled, rates, config) for trunk in job]
     return estimate.START_SECONDS + pack.makespan(each, 1 if asked.ranks > 1 else slots)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments import provenance, snapshot, store
+from experiments import provenance, slots, snapshot, store
+from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
 
@@ -113,11 +114,13 @@ def _train(
     trunks: list[TrunkSpec], sweep: Path, launch: LaunchSection, signals: _Signals
 ) -> dict[str, str]:
     """Train in the slots of this job; return why which trunk failed. A signal raises Stop."""
-    from experiments.launch import run_local
-
-    cores = launch.resources(trunks[0].n_total).cpus_per_task if trunks else 1
     failed: dict[str, str] = {}
-    with closing(run_local(trunks, sweep, sweep.parent / "data", launch, cores)) as events:
+    if not trunks:
+        return failed
+    asked = launch.resources(trunks[0].n_total)
+    gpus = 0 if launch.device == "cpu" else asked.gpus_per_node
+    places = slots.places(sweep, sweep.parent / "data", launch, gpus, asked.cpus_per_task)
+    with closing(slots.run_slots(trunks, places, launch.threads_per_slot)) as events:
         signals.raising = True
         if signals.heard:
             raise Stop
@@ -140,13 +143,14 @@ def _train_together(
     import torch
     from submitit.helpers import TorchDistributedEnvironment
 
-    from experiments.trunk import Place, run_trunk
+    from experiments.trunk import run_trunk
     from minigpt.group import join
 
     asked = launch.resources(trunk.n_total)
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     torch.set_num_threads(launch.threads_per_slot)
-    with join("cuda" if asked.gpus_per_node else "cpu", asked.strategy) as (group, device):
+    cuda = asked.gpus_per_node and launch.device != "cpu"
+    with join("cuda" if cuda else "cpu", asked.strategy) as (group, device):
         place = Place(
             sweep=sweep,
             cache=sweep.parent / "data",

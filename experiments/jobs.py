@@ -1,47 +1,28 @@
-"""Which Slurm jobs train which trunks: written down when submitted, judged when they are gone.
+"""Which Slurm jobs train which trunks, and what state that puts their runs in.
 
 runs/<sweep>/slurm/<stamp>/submission.json   the arrays of one submission and the trunks of each job
                           /<job>/            the job's submitit files and its log
                           /changes.diff      what the submitted code has over its commit
 
-The run folders are the truth. A job that dies cannot say so there: whoever looks next does, with
-what Slurm and the job's log tell. Every path is relative, so that a sweep's folder may be moved.
+The run folders are the truth, and Slurm is asked about the rest. Every path is relative, so that a
+sweep's folder may be moved.
 """
 
 import json
 import math
-import re
 import time
-from collections.abc import Collection, Generator, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments import slurm, store
+from experiments import slurm, store, verdict
 from experiments.slurm import JobState, SlurmError
 from experiments.spec import RunSpec, TrunkSpec
+from experiments.verdict import SubmittedJob
 
-LOG_LINES = 200
 LOOK_SECONDS = 1.0  # between two looks into the folders; Slurm is asked less often
 MAX_ASK_SECONDS = 30.0
 ASK_AGAIN_SECONDS = 900.0  # a controller that restarts is back by then
-OUT_OF_MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded \w* ?memory limit", re.IGNORECASE)
-NOISE = re.compile(r"^(submitit |slurmstepd: |srun: |\s*File |\s*\^|\s*$|Traceback )")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmittedJob:
-    """One job and the trunks it trains, in this order; `id` is None if sbatch never answered."""
-
-    id: str | None
-    name: str
-    trunk_ids: tuple[str, ...]
-    submission: str
-    mem_gb: float | None
-
-    def log(self) -> Path:
-        """The job's log, relative to the sweep's folder."""
-        return Path("slurm", self.submission, str(self.id), f"{self.id}_0_log.out")
 
 
 @dataclass
@@ -68,28 +49,34 @@ def write(sweep: Path, stamp: str, arrays: list[dict]) -> None:
     store.write_atomic(path, json.dumps({"stamp": stamp, "arrays": arrays}, indent=1))
 
 
+def recorded(sweep: Path, why: str) -> Jobs:
+    """The sweep's jobs without asking Slurm, because of `why`."""
+    of_trunk = _submitted(sweep, asking=False)
+    note = f"{why}: states are what the run folders say" if of_trunk else None
+    return Jobs(of_trunk=of_trunk, note=note)
+
+
 def look(sweep: Path) -> Jobs:
     """The sweep's jobs as Slurm sees them now; trunks whose job died get the reason written down.
 
     Raises SlurmError if Slurm is here and does not answer.
     """
-    of_trunk = _submitted(sweep)
+    if not slurm.available():
+        return recorded(sweep, "no Slurm on this machine")
+    of_trunk = _submitted(sweep, asking=True)
     if not of_trunk:
         return Jobs()
-    if not slurm.available():
-        note = "no Slurm on this machine: states are what the run folders say"
-        return Jobs(of_trunk=of_trunk, note=note)
     jobs = Jobs(of_trunk=of_trunk, active=slurm.active())
     gone = [
         (job, trunk)
         for trunk in store.trunks(sweep)
-        if (job := of_trunk.get(trunk.trunk_id)) and not jobs.job(trunk.trunk_id)
-        if _unsettled(sweep, trunk)
+        if (job := of_trunk.get(trunk.trunk_id)) and job.id and not jobs.job(trunk.trunk_id)
+        if verdict.unsettled(sweep, trunk)
     ]
     if gone:
         over = slurm.ended({job.id for job, _ in gone if job.id})
         for job, trunk in gone:
-            _judge(sweep, job, trunk.trunk_id, over.get(job.id or ""))
+            verdict.judge(sweep, job, trunk.trunk_id, over.get(job.id or ""))
     return jobs
 
 
@@ -156,12 +143,15 @@ def todo(sweep: Path, trunks: list[TrunkSpec], jobs: Jobs, retry_failed: bool) -
     return Todo(trunks=open_trunks, settled=settled, in_hand=in_hand)
 
 
-def _submitted(sweep: Path) -> dict[str, SubmittedJob]:
-    """The last job of every trunk that was ever submitted."""
-    records = [json.loads(p.read_text()) for p in sorted(sweep.glob("slurm/*/submission.json"))]
+def _submitted(sweep: Path, asking: bool) -> dict[str, SubmittedJob]:
+    """The last job of every trunk that was ever submitted.
+
+    With `asking`, Slurm is asked for the ids that a killed submitter could not write down.
+    """
+    records = [_record(path) for path in sorted(sweep.glob("slurm/*/submission.json"))]
     arrays = [(record["stamp"], array) for record in records for array in record["arrays"]]
     unanswered = {array["name"] for _, array in arrays if array["job_id"] is None}
-    named = slurm.ids_by_name(unanswered) if unanswered and slurm.available() else {}
+    named = slurm.ids_by_name(unanswered) if unanswered and asking else {}
     found = {}
     for stamp, array in arrays:
         array_id = array["job_id"] or named.get(array["name"])
@@ -178,91 +168,23 @@ def _submitted(sweep: Path) -> dict[str, SubmittedJob]:
     return found
 
 
-def _unsettled(sweep: Path, trunk: TrunkSpec) -> bool:
-    folder = store.trunk_folder(sweep, trunk.trunk_id)
-    list(folder.iterdir())  # makes a network file system look again
-    return any(store.run_state(sweep, trunk, run).result is None for run in trunk.runs)
+def _record(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise store.StoreError(
+            f"{path}: damaged ({error}); put it back from a copy, or delete {path.parent} once its "
+            "jobs have ended"
+        ) from None
 
 
-def _judge(sweep: Path, job: SubmittedJob, trunk_id: str, over: JobState | None) -> None:
-    """Write down how a trunk ended that its job did not finish, unless it says so itself."""
-    folder = store.trunk_folder(sweep, trunk_id)
-    status = store.read_status(folder)
-    began = status.get("job") == job.id
-    if status.get("judged") == job.id or (status["state"] == "failed" and began):
-        return
-    if began and status["state"] == "done":  # with what it was asked for then
-        return
-    if not began and any(_worked(sweep, job, other) for other in job.trunk_ids):
-        return  # its turn in the job never came: it is simply not trained yet
-    state, reason = _verdict(sweep, job, over)
-    if began and status["state"] == "stopped":
-        state = "stopped"  # its checkpoint is whole
-    _write_verdict(sweep, job, trunk_id, state, reason)
-
-
-def mark_cancelled(sweep: Path, known: Jobs, trunk_ids: Collection[str]) -> None:
+def mark_cancelled(sweep: Path, jobs: Jobs, trunk_ids: Collection[str]) -> None:
     """Write down that the jobs of these trunks were cancelled.
 
     Of a waiting element of an array nothing else would tell: Slurm forgets it at once.
     """
     for trunk in store.trunks(sweep):
-        job = known.of_trunk.get(trunk.trunk_id)
-        if job and trunk.trunk_id in trunk_ids and _unsettled(sweep, trunk):
-            _write_verdict(sweep, job, trunk.trunk_id, "stopped", f"cancelled (job {job.id})")
-
-
-def _write_verdict(sweep: Path, job: SubmittedJob, trunk_id: str, state: str, reason: str) -> None:
-    folder = store.trunk_folder(sweep, trunk_id)
-    # A folder that cannot be written here (another user's, a read-only mount) is judged next time.
-    with suppress(OSError), store.locked(folder) as free:
-        if free:
-            store.write_status(folder, state, reason=reason, judged=job.id, job=job.id)
-
-
-def _worked(sweep: Path, job: SubmittedJob, trunk_id: str) -> bool:
-    status = store.read_status(store.trunk_folder(sweep, trunk_id))
-    return status.get("job") == job.id and "judged" not in status
-
-
-def _verdict(sweep: Path, job: SubmittedJob, over: JobState | None) -> tuple[str, str]:
-    """State and reason of a run whose job is gone: `stopped` where running it again goes on."""
-    log = _last_lines(sweep / job.log()) if job.id else []
-    where = f"job {job.id}, {job.log()}"
-    state = over.state.split()[0] if over and over.state else ""
-    if job.id is None:
-        return "stopped", "it was never submitted: the submitting process was killed"
-    if not state and not (sweep / job.log()).exists():
-        # What Slurm does with a waiting element of an array that is cancelled: it forgets it.
-        return "stopped", f"job {job.id} left the queue before it started: cancelled?"
-    if state == "OUT_OF_MEMORY" or (state != "COMPLETED" and OUT_OF_MEMORY.search("\n".join(log))):
-        asked = "the default" if job.mem_gb is None else f"{job.mem_gb:g} GB"
-        return "failed", f"out of memory ({asked}; {where}); raise launch.slurm.mem_gb"
-    if state == "CANCELLED":
-        return "stopped", f"cancelled (job {job.id})"
-    if state in ("TIMEOUT", "DEADLINE"):
-        return "stopped", f"time limit ({where}); raise launch.slurm.time_min"
-    if state == "PREEMPTED":
-        return "stopped", f"preempted and not requeued by Slurm (job {job.id})"
-    if state in ("NODE_FAIL", "BOOT_FAIL"):
-        return "failed", f"its node failed ({where})"
-    told = _complaint(log) or "its log says nothing"
-    if any("timed-out too many times" in line for line in log):
-        return "stopped", f"time limit, requeued max_requeues times ({where})"
-    if not state:
-        return "failed", f"it ended, and Slurm no longer knows how: {told} ({where})"
-    code = f" {over.exit_code}" if over and over.exit_code else ""
-    return "failed", f"{state}{code}: {told} ({where})"
-
-
-def _complaint(lines: Iterable[str]) -> str | None:
-    """The last line of a log that is neither a frame of a traceback nor Slurm's own."""
-    said = [line.strip() for line in lines if not NOISE.match(line)]
-    return said[-1][:300] if said else None
-
-
-def _last_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    except OSError:
-        return []
+        job = jobs.of_trunk.get(trunk.trunk_id)
+        if job and trunk.trunk_id in trunk_ids and verdict.unsettled(sweep, trunk):
+            reason = f"cancelled (job {job.id})"
+            verdict.write(sweep, job, trunk.trunk_id, "stopped", reason)

@@ -17,10 +17,18 @@ CANCEL_SECONDS = 60.0  # Slurm kills what does not end by itself within KillWait
 FOLLOW_SECONDS = 0.5
 
 
+def _look(folder: Path) -> Jobs:
+    """The jobs, judged where they died; only what is recorded of them if Slurm does not answer."""
+    try:
+        return jobs.look(folder)
+    except slurm.SlurmError as error:
+        return jobs.recorded(folder, str(error))
+
+
 def status(folder: Path, wanted: list[str], as_json: bool, console: Console) -> int:
     """State of every run: what the folder says, and Slurm where it has jobs of this sweep."""
     store.planned(folder)
-    known = jobs.look(folder)
+    known = _look(folder)
     rows = tables.status_rows(folder, wanted, known)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -41,7 +49,7 @@ def status(folder: Path, wanted: list[str], as_json: bool, console: Console) -> 
 def collect(folder: Path, as_json: bool) -> int:
     """Write the parquet files from the run folders."""
     store.planned(folder)
-    jobs.look(folder)  # a job that died says so in its run folder only once somebody looks
+    _look(folder)  # a job that died says so in its run folder only once somebody looks
     summary = store.collect(folder)
     print(json.dumps(asdict(summary), default=str) if as_json else summary)
     return 0
@@ -50,7 +58,7 @@ def collect(folder: Path, as_json: bool) -> int:
 def logs(folder: Path, wanted: list[str], follow: bool) -> int:
     """Print what the trunks and their jobs said; with `follow` until they end."""
     store.planned(folder)
-    known = jobs.look(folder)
+    known = _look(folder)
     ids = {row["trunk_id"] for row in tables.status_rows(folder, wanted, known)}
     trunks = [trunk for trunk in store.trunks(folder) if trunk.trunk_id in ids]
     read: dict[Path, int] = {}
@@ -62,7 +70,7 @@ def logs(folder: Path, wanted: list[str], follow: bool) -> int:
         for _ in jobs.poll(folder, [t for t in trunks if t.trunk_id in known.busy()]):
             _print_new(folder, trunks, known, read)
         time.sleep(FOLLOW_SECONDS)  # a trunk in training on this machine has no job
-        known = jobs.look(folder)
+        known = _look(folder)
 
 
 def cancel(folder: Path, wanted: list[str]) -> int:

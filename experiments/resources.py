@@ -184,6 +184,11 @@ class LaunchSection(Frozen):
                 )
         return self
 
+    def slot_count(self, gpus: int, cores: int) -> int:
+        """Models in training at once where there are so many GPUs, or CPU cores without any."""
+        auto = gpus or max(1, cores // self.threads_per_slot)
+        return auto if self.slots == "auto" else self.slots
+
     def resources(self, n_total: int) -> Resources:
         """What a Slurm job asks for that trains a model of `n_total` parameters.
 

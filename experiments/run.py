@@ -16,8 +16,9 @@ import torch
 from pydantic import ValidationError
 
 from experiments.event import Event
+from experiments.place import Place
 from experiments.spec import TrunkSpec
-from experiments.trunk import Place, run_trunk
+from experiments.trunk import run_trunk
 from minigpt.config import Strategy
 from minigpt.group import Group, join
 

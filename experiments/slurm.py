@@ -54,7 +54,7 @@ def ask(*words: str, seconds: float = ASK_SECONDS) -> subprocess.CompletedProces
     """
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=seconds)
-    except FileNotFoundError:
+    except OSError:
         raise SlurmError(
             f"launch.executor = 'slurm': no {words[0]} on this machine; run on a login node of the "
             "cluster, or use launch.executor=local"
@@ -74,8 +74,7 @@ def active() -> dict[str, JobState]:
     if shown.returncode:
         raise SlurmError(f"squeue: {_words(shown)}")
     found = {}
-    for line in shown.stdout.splitlines():
-        job, state, name, reason = line.strip().split("|", 3)
+    for job, state, name, reason in _rows(shown, 4):
         found[job] = JobState(state=state, name=name, reason=reason)
     return found
 
@@ -89,8 +88,7 @@ def ended(jobs: Collection[str]) -> dict[str, JobState]:
         "sacct", "-n", "-X", "-P", "-j", ",".join(arrays), "-o", "JobID,State,JobName,ExitCode"
     )
     found = {}
-    for line in told.stdout.splitlines() if not told.returncode else ():
-        job, state, name, code = line.split("|")
+    for job, state, name, code in _rows(told, 4):
         found[job] = JobState(state=state, name=name, exit_code=code)
     # sacct is some seconds behind: of a job that has just ended it says that it runs.
     behind = [job for job in jobs if job not in found or found[job].state in GOING_ON]
@@ -127,8 +125,7 @@ def ids_by_name(names: Collection[str]) -> dict[str, str]:
         return {}
     shown = ask("squeue", "-h", "-u", getpass.getuser(), "-t", "all", "-o", "%F|%j")
     told = ask("sacct", "-n", "-X", "-P", "--name", ",".join(names), "-o", "JobID,JobName")
-    lines = shown.stdout.splitlines() + (told.stdout.splitlines() if not told.returncode else [])
-    pairs = [line.strip().split("|", 1) for line in lines]
+    pairs = [*_rows(shown, 2), *_rows(told, 2)]
     return {name: job.partition("_")[0] for job, name in pairs if name in names}
 
 
@@ -199,6 +196,12 @@ def cancel(jobs: Collection[str]) -> None:
     told = ask("scancel", *sorted(jobs))
     if told.returncode:
         raise SlurmError(f"scancel: {_words(told)}")
+
+
+def _rows(told: subprocess.CompletedProcess[str], columns: int) -> list[list[str]]:
+    """The table that a command printed with | between columns; none if it failed."""
+    rows = [line.strip().split("|", columns - 1) for line in told.stdout.splitlines()]
+    return [row for row in rows if len(row) == columns and not told.returncode]
 
 
 def _words(told: subprocess.CompletedProcess[str]) -> str:

@@ -11,6 +11,7 @@ from experiments.job import TrunkJob
 from experiments.pack import JobArray
 from experiments.resources import LaunchSection
 from experiments.slurm import SlurmError
+from experiments.verdict import STAMP
 
 
 def check(arrays: list[JobArray], sweep: Path) -> str | None:
@@ -93,7 +94,7 @@ def submit(arrays: list[JobArray], sweep: Path, name: str, launch: LaunchSection
 def _new_folder(sweep: Path) -> Path:
     """A folder for this submission: submitit's files never meet those of a reused job id."""
     while True:
-        stamp = f"{datetime.now(UTC):%y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        stamp = f"{datetime.now(UTC):{STAMP}}-{secrets.token_hex(2)}"
         folder = sweep / "slurm" / stamp
         try:
             folder.mkdir(parents=True)

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 
 from experiments import provenance, store
 from experiments.event import Event
+from experiments.place import Place
 from experiments.spec import RunSpec, TrunkSpec
 from minigpt import data
 from minigpt.group import SINGLE, Group, OtherRankError
@@ -26,16 +27,6 @@ from minigpt.train import REPORT_STEPS, Evaluation, Progress, Result, train
 LOCK_SECONDS = 30.0  # a killed sweep's workers notice within moments; then their trunks are free
 PROGRESS_SECONDS = 0.25
 STATUS_SECONDS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where trunks are trained: the sweep's folder, the token shards, the device."""
-
-    sweep: Path
-    cache: Path
-    device: str
-    checkpoint_seconds: float
 
 
 def run_trunk(

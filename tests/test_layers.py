@@ -10,8 +10,8 @@ ORDER = {
     "minigpt": "config counts schedule text data model group optim checkpoint state evaluate train",
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
-        "export slurm jobs estimate measure pack costs tables snapshot prepare trunk run follow "
-        "torchrun launch job submit speed progress execute manage sweep"
+        "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place trunk "
+        "run follow torchrun slots launch job submit speed progress execute manage sweep"
     ),
     "analysis": (
         "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "
@@ -29,8 +29,8 @@ NO_TORCH = {
     "minigpt": "config counts schedule text data",
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
-        "export slurm jobs estimate measure pack costs tables snapshot prepare follow submit "
-        "progress execute manage sweep"
+        "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
+        "follow submit progress execute manage sweep"
     ),
     "analysis": ORDER["analysis"],
 }

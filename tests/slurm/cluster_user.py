@@ -1,5 +1,6 @@
 """The suite as a user of a cluster has it: the command, a config, a folder that nodes see."""
 
+import json
 import os
 import signal
 import subprocess
@@ -129,6 +130,12 @@ class Suite:
         lines = output("sacct", "-n", "-X", "-P", "-o", "JobID,JobName%80").splitlines()
         pairs = [line.split("|") for line in lines]
         return [job for job, called in pairs if called.rpartition(".")[0] in names]
+
+    def training(self) -> list[dict]:
+        """Status of the trunks that are in training and past their first steps."""
+        paths = self.sweep().glob("trunks/*/status.json")
+        statuses = [json.loads(path.read_text()) for path in paths]
+        return [each for each in statuses if each["state"] == "running" and each.get("step")]
 
     def sweep(self, name: str = "it") -> Path:
         """The folder of a sweep."""

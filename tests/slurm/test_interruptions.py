@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -23,14 +22,9 @@ WORDS = (
 def job(suite: Suite) -> str:
     """Id of the sweep's only job, once its training has got somewhere."""
 
-    def step() -> list[dict]:
-        code, out, err = suite("status", "runs/it", "--json")
-        assert code == 0, err
-        return [row for row in json.loads(out) if row["state"] == "running" and row["step"]]
-
-    rows = until("a run in training", step)
-    assert isinstance(rows, list)
-    return rows[0]["job"]
+    statuses = until("a run in training", suite.training)
+    assert isinstance(statuses, list)
+    return statuses[0]["job"]
 
 
 def starts(suite: Suite) -> list[int]:
@@ -119,10 +113,9 @@ def test_out_of_memory_is_the_reason_and_the_rest_finishes(suite: Suite) -> None
 def test_a_killed_worker_fails_its_trunk_only(suite: Suite) -> None:
     words = ("grid.seeds=[0, 1]", "grid.tokens=[512_000]", "launch.slurm.runs_per_job=2")
     assert suite.run(*words)[0] == 0
-    trunks = suite.sweep() / "trunks"
-    status = until("a worker", lambda: _busy(trunks))
-    assert isinstance(status, dict)
-    os.kill(status["pid"], signal.SIGKILL)
+    statuses = until("a worker", suite.training)
+    assert isinstance(statuses, list)
+    os.kill(statuses[0]["pid"], signal.SIGKILL)
     code, out, err = suite.run(*words, "--wait")
     assert code == 1, (out, err)
     assert "killed by SIGKILL" in err
@@ -131,14 +124,6 @@ def test_a_killed_worker_fails_its_trunk_only(suite: Suite) -> None:
     code, out, err = suite.run(*words, "--wait", "--retry-failed")
     assert code == 0, (out, err)
     pd.testing.assert_frame_equal(suite.results(), suite.whole(*words), check_exact=True)
-
-
-def _busy(trunks: Path) -> dict | None:
-    for path in trunks.glob("*/status.json"):
-        status = json.loads(path.read_text())
-        if status["state"] == "running" and status.get("step"):
-            return status
-    return None
 
 
 def test_everything_of_a_job_is_killed(suite: Suite) -> None:

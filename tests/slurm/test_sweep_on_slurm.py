@@ -64,8 +64,9 @@ def test_twelve_runs_three_at_once_one_of_them_fails(suite: Suite) -> None:
 
 def test_the_submitter_is_killed_and_the_folder_moves(suite: Suite) -> None:
     seeds = "grid.seeds=[0, 1, 2]"
-    process = suite.start("run", "it.toml", "launch.executor=slurm", seeds, "--wait")
-    until("jobs in the queue", lambda: suite.sweep().exists() and _running(suite))
+    words = ("it.toml", "launch.executor=slurm", seeds, "grid.tokens=[512_000, 768_000]")
+    process = suite.start("run", *words, "--wait")
+    until("a run in training", suite.training)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     code, out, err = suite("status", "runs/it", "--json")
@@ -73,7 +74,7 @@ def test_the_submitter_is_killed_and_the_folder_moves(suite: Suite) -> None:
     rows = json.loads(out)
     assert {row["state"] for row in rows} <= {"running", "queued", "ok"}
     assert all(row["job"] for row in rows)
-    code, out, err = suite.run(seeds, "--wait")  # nothing is submitted again
+    code, out, err = suite("run", *words, "--wait")  # nothing is submitted again
     assert code == 0, (out, err)
     assert "0 trunks to train" in out
     assert len(suite.jobs()) == 3
@@ -91,11 +92,6 @@ def test_the_submitter_is_killed_and_the_folder_moves(suite: Suite) -> None:
     assert "Job completed successfully" in suite("logs", moved)[1]
 
 
-def _running(suite: Suite) -> bool:
-    states = suite("status", "runs/it", "--json")
-    return states[0] == 0 and any(row["state"] == "running" for row in json.loads(states[1]))
-
-
 def test_cancel_one_then_all_then_go_on(suite: Suite) -> None:
     sizes = "grid.sizes=[{ d_model = 8, seeds = [0, 1, 2] }]"
     code, out, err = suite.run(sizes, LONG)
@@ -106,7 +102,8 @@ def test_cancel_one_then_all_then_go_on(suite: Suite) -> None:
         rows = json.loads(suite("status", "runs/it", "--json")[1])
         return {row["run_id"]: row["state"] for row in rows}
 
-    until("all in training", lambda: set(state().values()) == {"running"})
+    until("all in training", lambda: len(suite.training()) == 3)
+    assert set(state().values()) == {"running"}
     first, *others = state()
     code, out, err = suite("cancel", "runs/it", first)
     assert code == 0, (out, err)
@@ -129,8 +126,9 @@ def test_cancel_one_then_all_then_go_on(suite: Suite) -> None:
     # The same config again takes up all three, from their checkpoints.
     code, out, err = suite.run(sizes, LONG)
     assert "3 trunks to train" in out
-    until("all in training again", lambda: set(state().values()) == {"running"})
-    until("a resumed step", lambda: "from step 0" not in suite.logs().split("D=5120000")[-1])
+    until("all in training again", lambda: len(suite.training()) == 3)
+    assert suite.logs().count("from step 0 of") == 3
+    assert suite.logs().count("D=5120000 from step") == 6
     suite("cancel", "runs/it")
 
 
