@@ -58,6 +58,11 @@ class SweepConfig(Frozen):
             raise ValueError("'data' is the folder of the token shards; choose another name")
         return name
 
+    @field_validator("runs_dir")
+    @classmethod
+    def _home(cls, runs_dir: str) -> str:
+        return str(Path(runs_dir).expanduser())
+
     @field_validator("model")
     @classmethod
     def _keys(cls, model: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -31,8 +31,10 @@ def time_line(config: SweepConfig, trunks: list[TrunkSpec], settled: Collection[
     if unknown := _unknown(left, rates, config):
         return unknown
     each = [_seconds(trunk, settled, rates, config) for trunk in left]
-    per_trunk = config.launch.ranks * config.launch.threads_per_slot
-    told = f"about {sum(each) * per_trunk / 60:.1f} core-minutes (or GPU-minutes), "
+    launch = config.launch
+    per_trunk = launch.ranks * (launch.threads_per_slot if launch.device == "cpu" else 1)
+    unit = {"cpu": "core", "cuda": "GPU", "auto": "core- or GPU"}[launch.device]
+    told = f"about {sum(each) * per_trunk / 60:.1f} {unit}-minutes, "
     if config.launch.slots != "auto":
         wall = pack.makespan(sorted(each, reverse=True), config.launch.slots)
         told += f"{_clock(wall)} in {config.launch.slots} slots, "
@@ -76,8 +78,8 @@ def array_lines(
     """The arrays' sbatch flags, then total time, device-hours, the price, and limits exceeded."""
     found = []
     for array in arrays:
-        flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in array.asked.flags().items()]
-        found.append(f"sbatch {' '.join(flags)} --array=0-{len(array.jobs) - 1}%{array.parallel}")
+        words = " ".join(array.asked.words())
+        found.append(f"sbatch {words} --array=0-{len(array.jobs) - 1}%{array.parallel}")
     found = list(dict.fromkeys(found))
     rates = estimate.rates(config, trunks)
     left = [trunk for array in arrays for job in array.jobs for trunk in job]
@@ -110,7 +112,7 @@ def _job_seconds(
     if _unknown(list(job), rates, config):
         return None
     asked = launch.resources(job[0].n_total)
-    slots = launch.slot_count(asked.gpus_per_node, asked.cpus_per_task)
+    slots = launch.slot_count(asked.gpus, asked.cpus_per_task)
     each = [_seconds(trunk, settled, rates, config) for trunk in job]
     return estimate.START_SECONDS + pack.makespan(each, 1 if asked.ranks > 1 else slots)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import store
-from experiments.config import SweepConfig
+from experiments.config import ConfigError, SweepConfig
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
 
@@ -32,14 +32,18 @@ class Rate:
 def rates(config: SweepConfig, trunks: list[TrunkSpec]) -> dict[str, Rate]:
     """Rate of every shape (see `shape`) that a finished run or the micro-benchmark has timed."""
     found = _benchmarked(config)
-    timed: dict[str, list[dict]] = {}
+    timed: dict[str, list[Rate]] = {}
     for trunk in trunks:
         for run in trunk.runs:
             result = store.run_state(config.folder, trunk, run).result or {}
-            same = result.get("world_size") == config.launch.resources(trunk.n_total).ranks
-            if result.get("tokens_per_second") and same:
-                timed.setdefault(shape(trunk, config.launch), []).append(result)
-    return found | {key: _rate(results) for key, results in timed.items()}
+            if result.get("tokens_per_second") and _alike(result, config.launch, trunk):
+                timed.setdefault(shape(trunk, config.launch), []).append(_rate(result, trunk))
+    for key, measured in timed.items():
+        found[key] = Rate(
+            train=statistics.median(rate.train for rate in measured),
+            evaluation=statistics.median(rate.evaluation for rate in measured),
+        )
+    return found
 
 
 def seconds(trunk: TrunkSpec, finished: Collection[str], rate: Rate) -> float:
@@ -71,26 +75,47 @@ def place(launch: LaunchSection, n_total: int) -> str:
 
 def remember(config: SweepConfig, measured: list[tuple[str, str, Rate]]) -> None:
     """Keep benchmarked rates, each with its place and shape."""
-    path = _cache(config)
-    table = json.loads(path.read_text()) if path.exists() else {}
+    path, table = _cache(config), _table(config)
     for where, key, rate in measured:
         table.setdefault(where, {})[key] = {"train": rate.train, "evaluation": rate.evaluation}
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_atomic(path, json.dumps(table, indent=1))
 
 
+def _alike(result: dict, launch: LaunchSection, trunk: TrunkSpec) -> bool:
+    """Whether a run was trained by as many ranks and on the kind of device that one would be."""
+    asked = launch.resources(trunk.n_total)
+    on_gpu = result["peak_memory_bytes"] is not None
+    if launch.executor == "slurm":
+        kind = bool(asked.gpus and launch.device != "cpu")
+    else:
+        kind = {"cpu": False, "cuda": True, "auto": on_gpu}[launch.device]
+    return result["world_size"] == asked.ranks and on_gpu == kind
+
+
+def _rate(result: dict, trunk: TrunkSpec) -> Rate:
+    """Rates of one run: its tokens/s count the time of the curve's evaluations as training."""
+    per_second, seconds = result["tokens_per_second"], result["seconds"]
+    final = result.get("eval_seconds") or 0.0
+    evaluation = result["eval_tokens"] / final if final else EVAL_RATIO * per_second
+    tokens = per_second * (seconds - final)
+    held_out = tokens // trunk.train.eval_every_tokens * trunk.data.curve_eval_tokens
+    return Rate(train=tokens / (seconds - final - held_out / evaluation), evaluation=evaluation)
+
+
 def _benchmarked(config: SweepConfig) -> dict[str, Rate]:
-    path = _cache(config)
-    table = json.loads(path.read_text()) if path.exists() else {}
+    table = _table(config)
     sizes = [0, *(tier.n_total for tier in config.launch.slurm.tiers)]
     places = {place(config.launch, n_total) for n_total in sizes}
     return {k: Rate(**v) for where in places for k, v in table.get(where, {}).items()}
 
 
-def _rate(results: list[dict]) -> Rate:
-    train = statistics.median(r["tokens_per_second"] for r in results)
-    timed = [r["eval_tokens"] / r["eval_seconds"] for r in results if r.get("eval_seconds")]
-    return Rate(train=train, evaluation=statistics.median(timed) if timed else EVAL_RATIO * train)
+def _table(config: SweepConfig) -> dict:
+    path = _cache(config)
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged ({error}); delete it and measure again") from None
 
 
 def _cache(config: SweepConfig) -> Path:

@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -52,13 +52,14 @@ def run(
         todo = jobs.todo(folder, trunks, known, retry_failed)
         _check_executor(folder, known, todo, on_slurm)
         manifest.write(config, corpus, trunks)
+        in_hand = {trunk.trunk_id for trunk in todo.in_hand}
         for trunk in trunks:
-            store.write_spec(folder, trunk)
+            store.write_spec(folder, trunk, in_training=trunk.trunk_id in in_hand)
         told = f"{folder}: {sum(len(trunk.runs) for trunk in trunks)} runs, "
         told += f"{len(todo.settled)} finished before, {len(todo.trunks)} trunks to train"
         print(told + (f", {len(todo.in_hand)} in jobs already" if todo.in_hand else ""))
         if on_slurm and todo.trunks:
-            _submit(config, trunks, todo, at_most, console)
+            _submit(config, trunks, known, todo, at_most, console)
         interrupted, failed = False, {}
         if not on_slurm and todo.trunks:
             interrupted, failed = _train(config, todo, at_most, console)
@@ -90,6 +91,7 @@ def _check_executor(folder: Path, known: Jobs, todo: Todo, on_slurm: bool) -> No
 def _submit(
     config: SweepConfig,
     trunks: list[TrunkSpec],
+    known: Jobs,
     todo: Todo,
     at_most: int | None,
     console: Console,
@@ -97,11 +99,13 @@ def _submit(
     """Submit what is missing, after every check, and show the arrays."""
     launch = config.launch
     parallel = launch.slurm.array_parallelism
+    parallel = min(parallel, at_most or parallel)
+    jobs_in_hand = {known.of_trunk[trunk.trunk_id].id for trunk in todo.in_hand}
     arrays = pack.arrays(
         todo.trunks,
         todo.settled,
         launch,
-        parallel=min(parallel, at_most or parallel),
+        parallel=max(1, parallel - len(jobs_in_hand)),
         max_array_size=slurm.max_array_size(),
     )
     remark = submit.check(arrays, config.folder)
@@ -140,11 +144,12 @@ def _wait(
         return False, {}
     events = follow(in_hand, config.folder, jobs.poll(config.folder, in_hand))
     ended = _show(events, in_hand, settled, console, "no longer waiting")
-    known = jobs.look(config.folder)
-    for trunk_id in sorted(known.busy()):
-        job = known.job(trunk_id)
-        if job and job.stuck:
-            print(f"held: trunk {trunk_id}: {job.state} {job.reason}: see `scontrol show job`")
+    with suppress(SlurmError):  # nothing depends on it
+        known = jobs.look(config.folder)
+        for trunk_id in sorted(known.busy()):
+            job = known.job(trunk_id)
+            if job and job.stuck:
+                print(f"held: trunk {trunk_id}: {job.state} {job.reason}: see `scontrol show job`")
     return ended
 
 

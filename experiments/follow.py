@@ -47,7 +47,7 @@ def follow(
                 continue
             over.add(trunk.trunk_id)
             if not all(run.run_id in told for run in trunk.runs):
-                reason = status.get("reason") or f"it is {status['state']}"
+                reason = status.get("reason") or "not trained yet: the same command trains it"
                 yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
         waiting = f"{training} trunks in training, {len(busy) - training} waiting"
         yield Event(kind="overview", reason=waiting)

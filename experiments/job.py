@@ -5,6 +5,7 @@ the run folders; a job that starts again skips what is done and resumes what is 
 """
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +19,8 @@ from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
 
-END_SECONDS = 300.0  # Slurm kills a job that it told to end before that
+SAVE_SECONDS = 30.0
+REQUEUES, REQUEUE_SECONDS = 5, 5.0  # attempts at scontrol, before the time limit comes
 
 
 class Stop(BaseException):
@@ -38,16 +40,17 @@ class TrunkJob:
         sweep, launch = Path(self.sweep), LaunchSection.model_validate_json(self.launch)
         snapshot.check(sweep)
         trunks = [_trunk(sweep, trunk_id) for trunk_id in self.trunk_ids]
+        asked = launch.resources(trunks[0].n_total)
         failed = {t.trunk_id: told for t in trunks if (told := _failed_here(sweep, t))}
         todo = [trunk for trunk in trunks if trunk.trunk_id not in failed]
         signals = _Signals()
         try:
-            if launch.resources(trunks[0].n_total).ranks > 1:
+            if asked.ranks > 1:
                 _train_together(trunks[0], sweep, launch, signals)
             else:
                 failed |= _train(todo, sweep, launch, signals)
         except (Stop, KeyboardInterrupt):
-            signals.end()
+            signals.end(asked.time_min)
         if failed:
             told = "; ".join(f"{trunk_id}: {reason}" for trunk_id, reason in failed.items())
             raise RuntimeError(f"{len(failed)} of {len(trunks)} trunks failed: {told}")
@@ -83,18 +86,27 @@ class _Signals:
         if first and self.raising:
             raise Stop
 
-    def end(self) -> None:
-        """Requeue, or wait to be ended; does not return."""
+    def end(self, time_min: int) -> None:
+        """Requeue, or wait for what Slurm does, as long as a job may last; does not return."""
+        from submitit import JobEnvironment
+
         self.raising = False
         print("told to end: all is saved", flush=True)
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + 60 * time_min
         while self._user not in self.heard and time.monotonic() < deadline:
             time.sleep(0.2)
         # A SIGTERM now would end the scontrol that submitit starts, which inherits this.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if self._user in self.heard:
-            self._requeue(self._user, None)
-            time.sleep(END_SECONDS)  # of several ranks the first requeues, and Slurm ends all
+        for stale in JobEnvironment().paths.folder.glob("*.save_tmp"):
+            stale.unlink()  # of a life that was killed as it saved: submitit would refuse to
+        for _ in range(REQUEUES if self._user in self.heard else 0):
+            try:
+                self._requeue(self._user, None)
+            except subprocess.SubprocessError as error:  # a busy controller
+                print(f"not requeued yet: {error}", flush=True)
+                time.sleep(REQUEUE_SECONDS)
+            else:  # of several ranks the first requeues, and Slurm ends all
+                time.sleep(60 * time_min)
         raise SystemExit(1)
 
 
@@ -106,8 +118,8 @@ def _trunk(sweep: Path, trunk_id: str) -> TrunkSpec:
 def _failed_here(sweep: Path, trunk: TrunkSpec) -> str | None:
     """Why the trunk failed in this job, before it was put back into the queue, if it did."""
     status = store.read_status(store.trunk_folder(sweep, trunk.trunk_id))
-    here = status["state"] == "failed" and status["job"] == provenance.slurm_job()
-    return status["reason"] if here and "judged" not in status else None
+    here = status["state"] == "failed" and status.get("job") == provenance.slurm_job()
+    return status.get("reason", "") if here and "judged" not in status else None
 
 
 def _train(
@@ -118,9 +130,13 @@ def _train(
     if not trunks:
         return failed
     asked = launch.resources(trunks[0].n_total)
-    gpus = 0 if launch.device == "cpu" else asked.gpus_per_node
+    gpus = 0 if launch.device == "cpu" else asked.gpus
     places = slots.places(sweep, sweep.parent / "data", launch, gpus, asked.cpus_per_task)
-    with closing(slots.run_slots(trunks, places, launch.threads_per_slot)) as events:
+    # What is not saved well before the time limit is left to the last periodic checkpoint: a job
+    # that Slurm ends at the limit is not put back into the queue.
+    stop_seconds = max(SAVE_SECONDS, launch.slurm.signal_seconds - SAVE_SECONDS)
+    training = slots.run_slots(trunks, places, launch.threads_per_slot, stop_seconds)
+    with closing(training) as events:
         signals.raising = True
         if signals.heard:
             raise Stop
@@ -149,7 +165,7 @@ def _train_together(
     asked = launch.resources(trunk.n_total)
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     torch.set_num_threads(launch.threads_per_slot)
-    cuda = asked.gpus_per_node and launch.device != "cpu"
+    cuda = asked.gpus and launch.device != "cpu"
     with join("cuda" if cuda else "cpu", asked.strategy) as (group, device):
         place = Place(
             sweep=sweep,

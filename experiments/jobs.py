@@ -8,6 +8,7 @@ The run folders are the truth, and Slurm is asked about the rest. Every path is 
 sweep's folder may be moved.
 """
 
+import getpass
 import json
 import math
 import time
@@ -36,17 +37,23 @@ class Jobs:
     def job(self, trunk_id: str) -> JobState | None:
         """State of the job that is to train or trains the trunk; None if there is none."""
         job = self.of_trunk.get(trunk_id)
-        return self.active.get(job.id) if job and job.id else None
+        state = self.active.get(job.id) if job and job.id else None
+        # Ids are used again after a cluster's database was: the name is this submission's alone.
+        return state if state and job and state.name == job.name else None
 
     def busy(self) -> set[str]:
         """Trunks whose job waits or runs."""
         return {trunk_id for trunk_id in self.of_trunk if self.job(trunk_id)}
 
 
-def write(sweep: Path, stamp: str, arrays: list[dict]) -> None:
-    """Record a submission: `arrays` with name, job_id (None until sbatch answers), mem_gb, jobs."""
+def write(sweep: Path, stamp: str, origin: dict[str, str], arrays: list[dict]) -> None:
+    """Record a submission.
+
+    `origin` is its user and cluster; `arrays` have a name, job_id (None until sbatch answers),
+    mem_gb and jobs: lists of trunk ids.
+    """
     path = sweep / "slurm" / stamp / "submission.json"
-    store.write_atomic(path, json.dumps({"stamp": stamp, "arrays": arrays}, indent=1))
+    store.write_atomic(path, json.dumps({"stamp": stamp, **origin, "arrays": arrays}, indent=1))
 
 
 def recorded(sweep: Path, why: str) -> Jobs:
@@ -66,12 +73,17 @@ def look(sweep: Path) -> Jobs:
     of_trunk = _submitted(sweep, asking=True)
     if not of_trunk:
         return Jobs()
+    here = {"user": getpass.getuser(), "cluster": slurm.cluster()}
+    for job in of_trunk.values():
+        if (job.user, job.cluster) != (here["user"], here["cluster"]):
+            why = f"jobs of {job.user} on the cluster {job.cluster} are not to be seen from here"
+            return recorded(sweep, why)
     jobs = Jobs(of_trunk=of_trunk, active=slurm.active())
     gone = [
         (job, trunk)
         for trunk in store.trunks(sweep)
         if (job := of_trunk.get(trunk.trunk_id)) and job.id and not jobs.job(trunk.trunk_id)
-        if verdict.unsettled(sweep, trunk)
+        if verdict.unsettled(sweep, trunk) and not verdict.judged(sweep, job, trunk.trunk_id)
     ]
     if gone:
         over = slurm.ended({job.id for job, _ in gone if job.id})
@@ -90,7 +102,8 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec, jobs: Jobs) -> store.
     its_own = status.get("job") == (jobs.of_trunk[trunk.trunk_id].id)
     if job.state != "PENDING" and its_own and status["state"] in ("running", "failed"):
         return store.RunState(state=status["state"], reason=status.get("reason"), result=None)
-    return store.RunState(state="queued", reason=job.reason or job.state, result=None)
+    reason = job.reason if job.state == "PENDING" else "its turn in the job has not come"
+    return store.RunState(state="queued", reason=reason, result=None)
 
 
 def poll(sweep: Path, trunks: list[TrunkSpec]) -> Generator[set[str]]:
@@ -114,6 +127,8 @@ def poll(sweep: Path, trunks: list[TrunkSpec]) -> Generator[set[str]]:
                     raise
             else:
                 busy = {t for t in wanted if (job := jobs.job(t)) and not job.stuck}
+        # A node that cannot end a job keeps it in the queue for days after its last result.
+        busy = {t.trunk_id for t in trunks if t.trunk_id in busy and verdict.unsettled(sweep, t)}
         yield busy
         if busy:
             time.sleep(LOOK_SECONDS)
@@ -139,7 +154,9 @@ def todo(sweep: Path, trunks: list[TrunkSpec], jobs: Jobs, retry_failed: bool) -
         settled |= {run_id for run_id, state in states.items() if state in store.SETTLED}
         if all(state in skipped for state in states.values()):
             continue
-        (in_hand if trunk.trunk_id in busy else open_trunks).append(trunk)
+        # What failed in a job that still goes on with others is not in its hand any more.
+        at_it = trunk.trunk_id in busy and {"queued", "running"} & set(states.values())
+        (in_hand if at_it else open_trunks).append(trunk)
     return Todo(trunks=open_trunks, settled=settled, in_hand=in_hand)
 
 
@@ -149,11 +166,11 @@ def _submitted(sweep: Path, asking: bool) -> dict[str, SubmittedJob]:
     With `asking`, Slurm is asked for the ids that a killed submitter could not write down.
     """
     records = [_record(path) for path in sorted(sweep.glob("slurm/*/submission.json"))]
-    arrays = [(record["stamp"], array) for record in records for array in record["arrays"]]
+    arrays = [(record, array) for record in records for array in record["arrays"]]
     unanswered = {array["name"] for _, array in arrays if array["job_id"] is None}
     named = slurm.ids_by_name(unanswered) if unanswered and asking else {}
     found = {}
-    for stamp, array in arrays:
+    for record, array in arrays:
         array_id = array["job_id"] or named.get(array["name"])
         for index, trunk_ids in enumerate(array["jobs"]):
             job_id = f"{array_id}_{index}" if len(array["jobs"]) > 1 else array_id
@@ -161,7 +178,9 @@ def _submitted(sweep: Path, asking: bool) -> dict[str, SubmittedJob]:
                 id=job_id if array_id else None,
                 name=array["name"],
                 trunk_ids=tuple(trunk_ids),
-                submission=stamp,
+                submission=record["stamp"],
+                user=record["user"],
+                cluster=record["cluster"],
                 mem_gb=array["mem_gb"],
             )
             found |= dict.fromkeys(trunk_ids, job)
@@ -170,8 +189,11 @@ def _submitted(sweep: Path, asking: bool) -> dict[str, SubmittedJob]:
 
 def _record(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        record = json.loads(path.read_text())
+        if not record.keys() >= {"stamp", "user", "cluster", "arrays"}:
+            raise ValueError("not the record of a submission")
+        return record
+    except (ValueError, AttributeError) as error:
         raise store.StoreError(
             f"{path}: damaged ({error}); put it back from a copy, or delete {path.parent} once its "
             "jobs have ended"
@@ -185,6 +207,8 @@ def mark_cancelled(sweep: Path, jobs: Jobs, trunk_ids: Collection[str]) -> None:
     """
     for trunk in store.trunks(sweep):
         job = jobs.of_trunk.get(trunk.trunk_id)
-        if job and trunk.trunk_id in trunk_ids and verdict.unsettled(sweep, trunk):
+        if not job or trunk.trunk_id not in trunk_ids or not verdict.unsettled(sweep, trunk):
+            continue
+        if not verdict.judged(sweep, job, trunk.trunk_id):
             reason = f"cancelled (job {job.id})"
             verdict.write(sweep, job, trunk.trunk_id, "stopped", reason)

@@ -11,9 +11,8 @@ from experiments.config import ConfigError
 from experiments.event import Event
 from experiments.place import Place
 from experiments.resources import LaunchSection
-from experiments.run import hearing
 from experiments.spec import TrunkSpec
-from experiments.trunk import run_trunk
+from experiments.trunk import hearing, run_trunk
 
 
 def run_all(

@@ -17,7 +17,7 @@ CANCEL_SECONDS = 60.0  # Slurm kills what does not end by itself within KillWait
 FOLLOW_SECONDS = 0.5
 
 
-def _look(folder: Path) -> Jobs:
+def look(folder: Path) -> Jobs:
     """The jobs, judged where they died; only what is recorded of them if Slurm does not answer."""
     try:
         return jobs.look(folder)
@@ -28,7 +28,7 @@ def _look(folder: Path) -> Jobs:
 def status(folder: Path, wanted: list[str], as_json: bool, console: Console) -> int:
     """State of every run: what the folder says, and Slurm where it has jobs of this sweep."""
     store.planned(folder)
-    known = _look(folder)
+    known = look(folder)
     rows = tables.status_rows(folder, wanted, known)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -49,7 +49,7 @@ def status(folder: Path, wanted: list[str], as_json: bool, console: Console) -> 
 def collect(folder: Path, as_json: bool) -> int:
     """Write the parquet files from the run folders."""
     store.planned(folder)
-    _look(folder)  # a job that died says so in its run folder only once somebody looks
+    look(folder)  # a job that died says so in its run folder only once somebody looks
     summary = store.collect(folder)
     print(json.dumps(asdict(summary), default=str) if as_json else summary)
     return 0
@@ -58,7 +58,7 @@ def collect(folder: Path, as_json: bool) -> int:
 def logs(folder: Path, wanted: list[str], follow: bool) -> int:
     """Print what the trunks and their jobs said; with `follow` until they end."""
     store.planned(folder)
-    known = _look(folder)
+    known = look(folder)
     ids = {row["trunk_id"] for row in tables.status_rows(folder, wanted, known)}
     trunks = [trunk for trunk in store.trunks(folder) if trunk.trunk_id in ids]
     read: dict[Path, int] = {}
@@ -70,7 +70,7 @@ def logs(folder: Path, wanted: list[str], follow: bool) -> int:
         for _ in jobs.poll(folder, [t for t in trunks if t.trunk_id in known.busy()]):
             _print_new(folder, trunks, known, read)
         time.sleep(FOLLOW_SECONDS)  # a trunk in training on this machine has no job
-        known = _look(folder)
+        known = look(folder)
 
 
 def cancel(folder: Path, wanted: list[str]) -> int:
@@ -111,6 +111,9 @@ def _unfinished(folder: Path, trunk_id: str) -> bool:
 
 
 def _going_on(folder: Path, trunk: TrunkSpec, known: Jobs) -> bool:
+    job = known.job(trunk.trunk_id)
+    if job and job.stuck:
+        return False
     states = (jobs.run_state(folder, trunk, run, known).state for run in trunk.runs)
     return any(state in ("queued", "running") for state in states)
 

@@ -1,6 +1,7 @@
 """`plan --measure`: time the shapes that have no rate yet, once, where their runs will execute."""
 
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from experiments.estimate import Rate
 from experiments.resources import LaunchSection, Resources
 from experiments.spec import TrunkSpec
 
+MEASURE_MINUTES = 10
 WAIT_SECONDS = 900.0  # in a cluster's queue included
 
 
@@ -57,7 +59,7 @@ def _run(trunks: list[TrunkSpec], asked: Resources, config: SweepConfig) -> list
             ) from None
     if told.returncode:
         lines = told.stderr.strip().splitlines() or ["it said nothing"]
-        raise ConfigError(f"--measure: {' '.join(words[:3])} ...: {lines[-1]}")
+        raise ConfigError(f"--measure: {words[0]}: {lines[-1]}")
     rows = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
     return [Rate(**row) for row in rows]
 
@@ -66,9 +68,10 @@ def _words(launch: LaunchSection, asked: Resources, file: Path) -> list[str]:
     own = ["-m", "experiments.speed", str(file), f"--device={launch.device}"]
     own += [f"--strategy={asked.strategy}", f"--threads={launch.threads_per_slot}"]
     if launch.executor == "slurm":
-        flags = {**asked.flags(), "time": "10"}
-        given = [f"--{k}" if v is True else f"--{k}={v}" for k, v in flags.items()]
-        return ["srun", "--job-name=speed", *given, sys.executable, *own]
+        given = asked.model_copy(update={"time_min": MEASURE_MINUTES}).words()
+        call = shlex.join([sys.executable, *own, f"--srun-ranks={asked.ranks}"])
+        script = "\n".join([*launch.slurm.setup, f"exec {call}"])
+        return ["srun", "--job-name=speed", *given, "bash", "-c", script]
     if asked.ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone"]
         return [sys.executable, *torchrun, f"--nproc-per-node={asked.ranks}", *own]

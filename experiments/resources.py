@@ -17,8 +17,13 @@ OWN_FLAGS = {
     "time": "time_min",
     "signal": "signal_seconds",
     "array": "array_parallelism",
-    **{key: None for key in ("job-name", "output", "error", "open-mode", "requeue", "dependency")},
+    **{flag: "gpus_per_node (a number, or 'a100:2')" for flag in ("gres", "gpus", "gpus-per-task")},
+    **{key: None for key in ("job-name", "output", "error", "open-mode", "requeue", "no-requeue")},
+    **{key: None for key in ("dependency", "parsable", "quiet", "wait", "wrap", "test-only")},
+    **{key: None for key in ("clusters", "chdir", "export", "hold")},
 }
+# A number, or with a type as sbatch has it: "a100:2".
+GPUs = Count | Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]*:[1-9]\d*$")]
 
 
 class Asked(Frozen):
@@ -30,7 +35,7 @@ class Asked(Frozen):
     constraint: str | None = None
     exclude: str | None = None
     nodes: Positive = 1
-    gpus_per_node: Count = 0
+    gpus_per_node: GPUs = 0
     cpus_per_task: Positive = 1
     mem_gb: PositiveFloat | None = None
     time_min: Positive = 60
@@ -45,6 +50,12 @@ class Resources(Asked):
     strategy: Strategy = "ddp"
 
     @property
+    def gpus(self) -> int:
+        """GPUs on each node, of whatever type."""
+        asked = self.gpus_per_node
+        return asked if isinstance(asked, int) else int(asked.rpartition(":")[2])
+
+    @property
     def tasks_per_node(self) -> int:
         """Processes on each node: one per rank of the model."""
         return self.ranks // self.nodes
@@ -52,7 +63,7 @@ class Resources(Asked):
     @property
     def devices(self) -> int:
         """What a job holds and a price is paid for: GPUs, or CPU cores where it has none."""
-        per_node = self.gpus_per_node or self.cpus_per_task * self.tasks_per_node
+        per_node = self.gpus or self.cpus_per_task * self.tasks_per_node
         return self.nodes * per_node
 
     def flags(self) -> dict[str, str | bool]:
@@ -70,6 +81,10 @@ class Resources(Asked):
         }
         return {k: v if v is True else str(v) for k, v in values.items() if v is not None}
 
+    def words(self) -> list[str]:
+        """The flags as sbatch and srun take them."""
+        return [f"--{k}" if v is True else f"--{k}={v}" for k, v in self.flags().items()]
+
     def checked(self) -> Self:
         """Itself, where its numbers fit together.
 
@@ -80,7 +95,7 @@ class Resources(Asked):
                 f"nodes = {self.nodes} does not divide ranks = {self.ranks}: every node holds the "
                 "same number of the processes that train one model together"
             )
-        if self.ranks > 1 and self.gpus_per_node not in (0, self.tasks_per_node):
+        if self.ranks > 1 and self.gpus not in (0, self.tasks_per_node):
             raise ValueError(
                 f"gpus_per_node = {self.gpus_per_node}: ranks = {self.ranks} on {self.nodes} nodes "
                 f"need one GPU each; use gpus_per_node = {self.tasks_per_node}"
@@ -101,7 +116,7 @@ class Tier(Frozen):
     qos: str | None = None
     constraint: str | None = None
     nodes: Positive | None = None
-    gpus_per_node: Count | None = None
+    gpus_per_node: GPUs | None = None
     cpus_per_task: Positive | None = None
     mem_gb: PositiveFloat | None = None
     time_min: Positive | None = None
@@ -177,7 +192,7 @@ class LaunchSection(Frozen):
                     f"warning {self.slurm.signal_seconds} s ahead of the limit, less than one "
                     f"checkpoint_seconds = {self.checkpoint_seconds:g}; raise time_min"
                 )
-            if self.device == "cuda" and not asked.gpus_per_node:
+            if self.device == "cuda" and not asked.gpus:
                 raise ValueError(
                     f"{where}: device = 'cuda' and gpus_per_node = 0; ask for a GPU, or use "
                     "device = 'cpu'"

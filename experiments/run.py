@@ -5,11 +5,9 @@ in several ranks.
 """
 
 import argparse
-import signal
 import sys
 import typing
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -18,24 +16,9 @@ from pydantic import ValidationError
 from experiments.event import Event
 from experiments.place import Place
 from experiments.spec import TrunkSpec
-from experiments.trunk import run_trunk
+from experiments.trunk import hearing, run_trunk
 from minigpt.config import Strategy
 from minigpt.group import Group, join
-
-
-@contextmanager
-def hearing() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM go into the list that this yields, to be acted upon between two steps.
-
-    A signal inside a step would leave a state that no checkpoint may hold.
-    """
-    heard: list[int] = []
-    before = {s: signal.signal(s, lambda n, _: heard.append(n)) for s in (2, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,6 +47,15 @@ def main(argv: list[str] | None = None) -> int:
             return _report(run_trunk(trunk, place, group, heard), group)
     except KeyboardInterrupt:
         return 130
+    except RankFailed:
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+class RankFailed(Exception):
+    """This rank cannot go on."""
 
 
 def _report(events: Generator[Event], group: Group) -> int:
@@ -76,6 +68,8 @@ def _report(events: Generator[Event], group: Group) -> int:
             code = max(code, int(event.result["status"] != "ok"))
         elif event.kind == "failed":
             print(f"error: {event.reason}", file=sys.stderr)
+            if group.size > 1:
+                raise RankFailed  # the others may wait for this one: leave the group as it is
             code = 1
     return code
 

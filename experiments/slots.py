@@ -6,6 +6,7 @@ every worker's pipe, upon which the worker saves and ends. So does a worker whos
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -37,10 +38,16 @@ def places(sweep: Path, cache: Path, launch: LaunchSection, gpus: int, cores: in
     ]
 
 
-def run_slots(trunks: list[TrunkSpec], places: list[Place], threads: int) -> Generator[Event]:
+def run_slots(
+    trunks: list[TrunkSpec],
+    places: list[Place],
+    threads: int,
+    stop_seconds: float = STOP_SECONDS,
+) -> Generator[Event]:
     """Train `trunks` in their order, one at a time in each of `places`; yields the events of all.
 
-    Closing the generator stops every worker after it has saved a checkpoint.
+    Closing the generator stops every worker after it has saved a checkpoint; one that has not done
+    so within `stop_seconds` is killed, and its last checkpoint has to do.
     """
     waiting = list(trunks)
     workers: dict[Connection, tuple[SpawnProcess, Place]] = {}
@@ -75,7 +82,9 @@ def run_slots(trunks: list[TrunkSpec], places: list[Place], threads: int) -> Gen
                     reason = _death(process.exitcode)
                     folder = store.trunk_folder(place.sweep, trunk.trunk_id)
                     with suppress(OSError):
-                        store.write_status(folder, "failed", reason=reason)
+                        code = process.exitcode or 0
+                        name = signal.Signals(-code).name if code < 0 else None
+                        store.write_status(folder, "failed", reason=reason, signal=name)
                     yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
                     if waiting:
                         hire(place)
@@ -88,8 +97,9 @@ def run_slots(trunks: list[TrunkSpec], places: list[Place], threads: int) -> Gen
     finally:
         for connection in workers:
             connection.close()
+        deadline = time.monotonic() + stop_seconds
         for process, _ in workers.values():
-            process.join(STOP_SECONDS)
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()

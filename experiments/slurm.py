@@ -15,10 +15,15 @@ from pathlib import Path
 from experiments.resources import Resources
 
 ASK_SECONDS = 60.0
+ACCOUNTS_SECONDS = 20.0  # where slurmdbd is down sacct hangs, and there is scontrol
 SEEN_SECONDS = 15  # a node that is not free by then is not asked whether it sees the folder
 UNLISTED, UNREADABLE, UNWRITABLE, NO_PYTHON = 41, 42, 43, 44
 GOING_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
-NEVER = ("JobHeld", "launch failed requeued held", "DependencyNeverSatisfied", "BadConstraints")
+NEVER = (
+    *("JobHeld", "launch failed requeued held", "DependencyNeverSatisfied", "BadConstraints"),
+    *("PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS"),
+    *("QOSMaxWallDurationPerJobLimit", "AssocMaxWallDurationPerJobLimit"),
+)
 
 
 class SlurmError(ValueError):
@@ -44,7 +49,7 @@ class JobState:
 
 def available() -> bool:
     """Whether this machine has Slurm's commands."""
-    return shutil.which("squeue") is not None and shutil.which("sbatch") is not None
+    return all(shutil.which(name) for name in ("sbatch", "srun", "squeue", "scontrol"))
 
 
 def ask(*words: str, seconds: float = ASK_SECONDS) -> subprocess.CompletedProcess[str]:
@@ -84,11 +89,9 @@ def ended(jobs: Collection[str]) -> dict[str, JobState]:
     arrays = sorted({job.partition("_")[0] for job in jobs})
     if not arrays:
         return {}
-    told = ask(
-        "sacct", "-n", "-X", "-P", "-j", ",".join(arrays), "-o", "JobID,State,JobName,ExitCode"
-    )
+    rows = _accounts("-j", ",".join(arrays), "-o", "JobID,State,JobName,ExitCode")
     found = {}
-    for job, state, name, code in _rows(told, 4):
+    for job, state, name, code in rows:
         found[job] = JobState(state=state, name=name, exit_code=code)
     # sacct is some seconds behind: of a job that has just ended it says that it runs.
     behind = [job for job in jobs if job not in found or found[job].state in GOING_ON]
@@ -116,7 +119,19 @@ def _remembered(array: str) -> dict[str, JobState]:
 
 def has_accounting() -> bool:
     """Whether sacct answers: without it Slurm soon forgets how a job ended."""
-    return shutil.which("sacct") is not None and not ask("sacct", "-n", "-X").returncode
+    try:
+        return not ask("sacct", "-n", "-X", seconds=ACCOUNTS_SECONDS).returncode
+    except SlurmError:
+        return False
+
+
+def _accounts(*words: str) -> list[list[str]]:
+    """Rows of sacct, the columns after -o; none where there is no accounting or it is down."""
+    try:
+        told = ask("sacct", "-n", "-X", "-P", *words, seconds=ACCOUNTS_SECONDS)
+    except SlurmError:
+        return []
+    return _rows(told, words[-1].count(",") + 1)
 
 
 def ids_by_name(names: Collection[str]) -> dict[str, str]:
@@ -124,23 +139,32 @@ def ids_by_name(names: Collection[str]) -> dict[str, str]:
     if not names:
         return {}
     shown = ask("squeue", "-h", "-u", getpass.getuser(), "-t", "all", "-o", "%F|%j")
-    told = ask("sacct", "-n", "-X", "-P", "--name", ",".join(names), "-o", "JobID,JobName")
-    pairs = [*_rows(shown, 2), *_rows(told, 2)]
-    return {name: job.partition("_")[0] for job, name in pairs if name in names}
+    rows = _accounts("-S", "now-7days", "--name", ",".join(names), "-o", "JobID,JobName")
+    rows += _rows(shown, 2)
+    return {name: job.partition("_")[0] for job, name in rows if name in names}
+
+
+def cluster() -> str:
+    """Name of the cluster that this machine's commands ask."""
+    return _config("ClusterName", r"\S+")
 
 
 def max_array_size() -> int:
     """Elements that one array may have."""
+    return max(1, int(_config("MaxArraySize", r"\d+")))
+
+
+def _config(key: str, value: str) -> str:
     shown = ask("scontrol", "show", "config")
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown.stdout, re.MULTILINE)
+    found = re.search(rf"^{key}\s*=\s*({value})", shown.stdout, re.MULTILINE)
     if shown.returncode or not found:
-        raise SlurmError(f"scontrol show config: {_words(shown) or 'no MaxArraySize in it'}")
-    return max(1, int(found[1]))
+        raise SlurmError(f"scontrol show config: {_words(shown) or f'no {key} in it'}")
+    return found[1]
 
 
 def would_take(asked: Resources) -> None:
     """Raise SlurmError, with sbatch's own words, if sbatch would refuse a job like this."""
-    words = [f"--{k}" if v is True else f"--{k}={v}" for k, v in asked.flags().items()]
+    words = asked.words()
     told = ask("sbatch", "--test-only", *words, "--wrap", "true")
     if told.returncode:
         raise SlurmError(
@@ -196,6 +220,12 @@ def cancel(jobs: Collection[str]) -> None:
     told = ask("scancel", *sorted(jobs))
     if told.returncode:
         raise SlurmError(f"scancel: {_words(told)}")
+
+
+def cancel_named(names: Collection[str]) -> None:
+    """End this user's jobs that are called `names`, if there are any."""
+    for name in names:
+        ask("scancel", "--user", getpass.getuser(), "--name", name)
 
 
 def _rows(told: subprocess.CompletedProcess[str], columns: int) -> list[list[str]]:

@@ -20,9 +20,9 @@ def take(sweep: Path, stamp: str) -> Path:
     """
     root = Path(__file__).resolve().parent.parent
     commit, dirty = provenance.git()
-    new = (
-        _git(root, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES) if commit else ""
-    )
+    commit, dirty = provenance.git()
+    untracked = ("ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
+    new = _git(root, *untracked).decode() if commit else ""
     dirty = None if dirty is None else dirty or bool(new)
     files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
     digest = hashlib.sha256(f"{commit} {dirty}".encode())
@@ -41,8 +41,8 @@ def take(sweep: Path, stamp: str) -> Path:
         os.replace(part, copy)
     if dirty:
         diff = _git(root, "diff", "--binary", "HEAD")
-        (sweep / "slurm" / stamp / "changes.diff").write_text(diff)
-    return copy.resolve()
+        (sweep / "slurm" / stamp / "changes.diff").write_bytes(diff)
+    return copy.absolute()
 
 
 def check(sweep: Path) -> None:
@@ -55,8 +55,10 @@ def check(sweep: Path) -> None:
         )
 
 
-def _git(root: Path, *words: str) -> str:
-    told = subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=60, check=True
-    )
+def _git(root: Path, *words: str) -> bytes:
+    """What git prints; nothing where it fails, since the copy itself is whole without it."""
+    try:
+        told = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return b""
     return told.stdout

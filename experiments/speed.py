@@ -88,16 +88,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--strategy", default="ddp")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--srun-ranks", type=int, default=1, help="tasks that srun starts together")
     args = parser.parse_args(argv)
     trunks = TypeAdapter(list[TrunkSpec]).validate_json(args.file.read_text())
     torch.set_num_threads(args.threads)
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in os.environ:
+    if args.srun_ranks > 1:
         from submitit.helpers import TorchDistributedEnvironment
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # by which submitit knows where it is
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     strategy: Strategy = args.strategy
     with join(device, strategy) as (group, own):
         for trunk in trunks:

@@ -81,6 +81,11 @@ def locked(folder: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        except OSError as error:
+            raise StoreError(
+                f"{folder}: its file system has no locks ({error.strerror}); mount it with flock, "
+                "or choose another runs_dir"
+            ) from None
         yield True
 
 
@@ -95,15 +100,22 @@ def trunks(sweep: Path) -> list[TrunkSpec]:
     return [TrunkSpec.model_validate_json(path.read_text()) for path in found]
 
 
-def write_spec(sweep: Path, trunk: TrunkSpec) -> None:
-    """Record `trunk` as planned now; finished runs that it no longer asks for stay on record."""
+def write_spec(sweep: Path, trunk: TrunkSpec, in_training: bool = False) -> None:
+    """Record `trunk` as planned now; finished runs that it no longer asks for stay on record.
+
+    So do unfinished ones where it is `in_training`: they will be finished.
+    """
     folder = trunk_folder(sweep, trunk.trunk_id)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "spec.json"
     if path.exists():
         known = {run.run_id for run in trunk.runs}
         before = TrunkSpec.model_validate_json(path.read_text()).runs
-        kept = [r for r in before if r.run_id not in known and _result(folder, r).exists()]
+        kept = [
+            r
+            for r in before
+            if r.run_id not in known and (in_training or _result(folder, r).exists())
+        ]
         runs = tuple(sorted((*trunk.runs, *kept), key=lambda run: run.tokens))
         trunk = trunk.model_copy(update={"runs": runs})
     write_atomic(path, trunk.model_dump_json(indent=1))
@@ -118,8 +130,12 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
         return RunState(state=values["status"], reason=values["reason"], result=values)
     status = read_status(folder)
     if status["state"] == "running":
-        with locked(folder) as free:
-            return RunState(state="stopped" if free else "running", reason=None, result=None)
+        try:
+            with locked(folder) as free:
+                state = "stopped" if free else "running"
+        except PermissionError:  # another user's: only its processes can tell
+            state = "running"
+        return RunState(state=state, reason=None, result=None)
     # A trunk may be done with what was asked for before this run was.
     state = status["state"] if status["state"] in ("failed", "stopped") else "missing"
     return RunState(state=state, reason=status.get("reason"), result=None)

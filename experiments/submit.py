@@ -1,5 +1,7 @@
 """Job arrays to Slurm, through submitit: all of them or none."""
 
+import getpass
+import os
 import secrets
 import shlex
 import sys
@@ -13,22 +15,28 @@ from experiments.resources import LaunchSection
 from experiments.slurm import SlurmError
 from experiments.verdict import STAMP
 
+SITE = ("SBATCH_", "SLURM_CONF", "SLURM_CLUSTERS")  # what a site or user sets for sbatch
+
 
 def check(arrays: list[JobArray], sweep: Path) -> str | None:
     """Ask Slurm about every kind of job, and a node about the sweep's folder, before any is sent.
 
     Returns a remark where no node could be asked. Raises SlurmError with Slurm's own words.
     """
+    here = sweep.absolute()
+    if "%" in str(here):
+        raise SlurmError(f"{here}: Slurm replaces % in the names of logs; use another runs_dir")
     for asked in {array.asked.model_dump_json(): array.asked for array in arrays}.values():
         slurm.would_take(asked)
     seen = sweep / "slurm" / "seen-from-a-node"
-    here = str(sweep.resolve())
-    if seen.exists() and seen.read_text() == here:
+    asked = arrays[0].asked
+    what = f"{here} {sys.executable} {asked.partition} {asked.constraint}"
+    if seen.exists() and seen.read_text() == what:
         return None
-    remark = slurm.see(sweep.resolve(), sys.executable, arrays[0].asked)
+    remark = slurm.see(here, sys.executable, asked)
     if remark is None:
         seen.parent.mkdir(exist_ok=True)
-        seen.write_text(here)
+        seen.write_text(what)
     return remark
 
 
@@ -51,11 +59,12 @@ def submit(arrays: list[JobArray], sweep: Path, name: str, launch: LaunchSection
         }
         for i, array in enumerate(arrays)
     ]
-    jobs.write(sweep, folder.name, record)
+    origin = {"user": getpass.getuser(), "cluster": slurm.cluster()}
+    jobs.write(sweep, folder.name, origin, record)
     ids: list[str] = []
     for entry, array in zip(record, arrays, strict=True):
         executor = submitit.SlurmExecutor(
-            folder.resolve() / "%j", max_num_timeout=launch.slurm.max_requeues
+            folder.absolute() / "%j", max_num_timeout=launch.slurm.max_requeues
         )
         asked = array.asked
         executor.update_parameters(
@@ -73,21 +82,23 @@ def submit(arrays: list[JobArray], sweep: Path, name: str, launch: LaunchSection
             setup=_setup(launch, code),
             additional_parameters={**asked.flags(), "requeue": True},
         )
-        here, spec = str(sweep.resolve()), launch.model_dump_json()
+        here, spec = str(sweep.absolute()), launch.model_dump_json()
         calls = [
             TrunkJob(sweep=here, trunk_ids=tuple(ids_of), launch=spec) for ids_of in entry["jobs"]
         ]
         try:
-            with submitit.helpers.clean_env():
+            site = {name: value for name, value in os.environ.items() if name.startswith(SITE)}
+            with submitit.helpers.clean_env():  # of the job that this may run in
+                os.environ.update(site)
                 sent = executor.submit_array(calls)
         except (FailedJobError, FailedSubmissionError) as error:
-            if ids:
-                slurm.cancel(ids)
-            told = str(error).strip().splitlines()
-            raise SlurmError(f"[launch.slurm]: sbatch: {told[-1]}; nothing was submitted") from None
+            # An answer that was lost on its way is an error here, and an array in the queue.
+            slurm.cancel_named([each["name"] for each in record])
+            told = (str(error).strip().splitlines() or ["no answer"])[-1]
+            raise SlurmError(f"[launch.slurm]: sbatch: {told}; nothing was submitted") from None
         entry["job_id"] = sent[0].job_id.partition("_")[0]
         ids.append(entry["job_id"])
-        jobs.write(sweep, folder.name, record)
+        jobs.write(sweep, folder.name, origin, record)
     return ids
 
 
@@ -106,12 +117,13 @@ def _new_folder(sweep: Path) -> Path:
 def _setup(launch: LaunchSection, code: Path) -> list[str]:
     """Bash before the job's python: the user's lines, any of which may fail it, then ours."""
     lines = []
-    if launch.slurm.setup:
-        failed = 'echo "error: a line of [launch.slurm] setup failed: $BASH_COMMAND"; exit 1'
-        lines = [f"trap {shlex.quote(failed)} ERR", *launch.slurm.setup, "trap - ERR"]
+    for line in launch.slurm.setup:
+        told = shlex.quote(f"error: a line of [launch.slurm] setup failed: {line}")
+        lines += [line, f"[ $? = 0 ] || {{ echo {told}; exit 1; }}"]
     return [
         *lines,
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export SLURM_EXPORT_ENV=ALL",  # to srun, also where sbatch was told to export nothing
         "export PYTHONSAFEPATH=1",  # else the checkout in the working directory comes first
         f"export OMP_NUM_THREADS={launch.threads_per_slot}",
     ]

@@ -7,6 +7,7 @@ diverged or the disk filled, 2 bad input, 130 interrupted.
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from experiments.slurm import SlurmError
 from minigpt import data
 
 VERBS = ("plan", "run", "status", "collect", "logs", "cancel")
-USUAL_ARRAY_SIZE = 1001  # Slurm's default, where there is no cluster to ask
+USUAL_ARRAY_SIZE = 1001  # Slurm's default
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,7 +122,7 @@ def _plan(args: argparse.Namespace, console: Console) -> int:
     if args.measure:
         print(f"measured {measure(config, trunks)} shapes")
     missing = export.write(config, trunks, file) if file else 0
-    known = jobs.look(folder)
+    known = manage.look(folder)
     todo = jobs.todo(folder, trunks, known, retry_failed=False)
     tables.print_table(tables.plan_rows(folder, trunks, known), console)
     print(costs.flops_line(trunks, todo.settled))
@@ -129,7 +130,9 @@ def _plan(args: argparse.Namespace, console: Console) -> int:
         line = costs.time_line(config, trunks, todo.settled)
         print(line or "time: nothing is left to train")
     elif todo.trunks:
-        size = slurm.max_array_size() if slurm.available() else USUAL_ARRAY_SIZE
+        size = USUAL_ARRAY_SIZE
+        with suppress(SlurmError):  # a plan may be made where there is no cluster
+            size = slurm.max_array_size()
         parallel = launch.slurm.array_parallelism
         arrays = pack.arrays(todo.trunks, todo.settled, launch, parallel, size)
         tables.print_table(costs.array_rows(config, arrays, trunks, todo.settled), console)

@@ -72,7 +72,10 @@ def _start(folder: Path, launch: LaunchSection, gpus: GPUs) -> subprocess.Popen[
     words += [f"--checkpoint-seconds={launch.checkpoint_seconds}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(launch.threads_per_slot)}
     if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        # Indices count the GPUs that this process sees: it may have been given some only.
+        seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        names = [seen[i] if seen else str(i) for i in gpus]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
     with (folder / "ranks.txt").open("ab") as log:
         return subprocess.Popen(
             words, stdout=log, stderr=log, env=environment, start_new_session=True

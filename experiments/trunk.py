@@ -5,6 +5,7 @@ Of several ranks the first writes, and every one says what fails.
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -47,6 +48,21 @@ def run_trunk(
         else:
             reason = f"another process is training in {folder}; stop it, then run again"
             yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
+
+
+@contextmanager
+def hearing() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go into the list that this yields, to be acted upon between two steps.
+
+    A signal inside a step would leave a state that no checkpoint may hold.
+    """
+    heard: list[int] = []
+    before = {s: signal.signal(s, lambda n, _: heard.append(n)) for s in (2, signal.SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -113,7 +129,9 @@ def _run_locked(
             reason = f"rank {group.rank} of {group.size}: {reason}"
         _log(folder, reason)
         try:
-            store.write_status(folder, "failed", reason=reason)
+            # Of several ranks the first to fail knows why; the others only miss it.
+            if group.size == 1 or store.read_status(folder)["state"] != "failed":
+                store.write_status(folder, "failed", reason=reason)
         except OSError as second:  # a full disk cannot even hold the reason: the caller hears it
             reason += f" (not recorded: {second})"
         if not closed:

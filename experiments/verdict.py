@@ -28,12 +28,18 @@ class SubmittedJob:
     name: str
     trunk_ids: tuple[str, ...]
     submission: str
+    user: str
+    cluster: str
     mem_gb: float | None
 
     def submitted(self) -> str:
         """When, as `store.write_status` writes times."""
         at = datetime.strptime(self.submission[:13], STAMP).replace(tzinfo=UTC)
         return at.isoformat(timespec="seconds")
+
+    def logs(self, sweep: Path) -> list[Path]:
+        """The logs of all its ranks."""
+        return sorted((sweep / self.log()).parent.glob("*_log.out"))
 
     def log(self) -> Path:
         """The job's log, relative to the sweep's folder."""
@@ -52,18 +58,32 @@ def judge(sweep: Path, job: SubmittedJob, trunk_id: str, over: JobState | None) 
     folder = store.trunk_folder(sweep, trunk_id)
     status = store.read_status(folder)
     began = status.get("job") == job.id
-    if status.get("judged") == job.id or (status["state"] == "failed" and began):
-        return
-    if began and status["state"] == "done":  # with what it was asked for then
+    if judged(sweep, job, trunk_id) and not _killed(status):
         return
     if not began and status.get("time", "") > job.submitted():
         return  # another process has trained it since, and speaks for itself
     if not began and any(_worked(sweep, job, other) for other in job.trunk_ids):
         return  # its turn in the job never came: it is simply not trained yet
     state, reason = _verdict(sweep, job, over)
+    if _killed(status) and not reason.startswith("out of memory"):
+        return  # what watched over the process that was killed has said so
     if began and status["state"] == "stopped":
         state = "stopped"  # its checkpoint is whole
     write(sweep, job, trunk_id, state, reason)
+
+
+def judged(sweep: Path, job: SubmittedJob, trunk_id: str) -> bool:
+    """Whether it is known how the trunk ended in this job."""
+    status = store.read_status(store.trunk_folder(sweep, trunk_id))
+    if _killed(status):  # the kernel's reason may still be missing
+        return status.get("judged") == job.id
+    said = status["state"] in ("failed", "done") and status.get("job") == job.id
+    return said or status.get("judged") == job.id
+
+
+def _killed(status: dict) -> bool:
+    """Whether the trunk's process was killed, and the job went on with others."""
+    return status["state"] == "failed" and status.get("signal") == "SIGKILL"
 
 
 def write(sweep: Path, job: SubmittedJob, trunk_id: str, state: str, reason: str) -> None:
@@ -84,7 +104,7 @@ def _worked(sweep: Path, job: SubmittedJob, trunk_id: str) -> bool:
 
 def _verdict(sweep: Path, job: SubmittedJob, over: JobState | None) -> tuple[str, str]:
     """State and reason of a run whose job is gone: `stopped` where running it again goes on."""
-    log = _last_lines(sweep / job.log())
+    log = [line for path in job.logs(sweep) for line in _last_lines(path)]
     where = f"job {job.id}, {job.log()}"
     state = over.state.split()[0] if over and over.state else ""
     if not state and not (sweep / job.log()).exists():
@@ -96,11 +116,13 @@ def _verdict(sweep: Path, job: SubmittedJob, over: JobState | None) -> tuple[str
     if state == "CANCELLED":
         return "stopped", f"cancelled (job {job.id})"
     if state in ("TIMEOUT", "DEADLINE"):
-        return "stopped", f"time limit ({where}); raise launch.slurm.time_min"
+        return "stopped", f"time limit ({where}); raise launch.slurm.time_min, or signal_seconds"
     if state == "PREEMPTED":
         return "stopped", f"preempted and not requeued by Slurm (job {job.id})"
     if state in ("NODE_FAIL", "BOOT_FAIL"):
-        return "failed", f"its node failed ({where})"
+        return "stopped", f"its node failed, and Slurm did not requeue the job ({where})"
+    if any("could not find submitted jobs" in line for line in log):
+        return "stopped", f"the submitting process was killed before job {job.id} was complete"
     told = _complaint(log) or "its log says nothing"
     if any("timed-out too many times" in line for line in log):
         return "stopped", f"time limit, requeued max_requeues times ({where})"

@@ -53,11 +53,11 @@ def test_finished_runs_are_better_than_the_benchmark(
         for path in (micro.parent / "runs" / "micro" / "trunks").glob("*/[0-9a-f]*.json")
     ]
     speeds = [result["tokens_per_second"] for result in results]
-    assert min(speeds) <= rate.train <= max(speeds)
+    assert min(speeds) <= rate.train <= 1.5 * max(speeds)  # without the curve's evaluations
     assert rate.evaluation > rate.train
     # Of several ranks nothing is known yet: one process says nothing about two.
     two = load(micro, [*words, "launch.executor=local", "launch.ranks=2"])
-    assert not estimate.rates(two, trunks)
+    assert estimate.shape(trunks[0], two.launch) not in estimate.rates(two, trunks)
 
 
 def test_plan_on_this_machine(sweep: Sweep, micro: Path, plan: Expand) -> None:

@@ -4,6 +4,7 @@ The commands of Slurm are stand-ins here: states that a small real Slurm cannot 
 them. What the real one does is tested in tests/slurm.
 """
 
+import getpass
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import pytest
 from experiments import jobs, slurm, store
 
 Sweep = Callable[..., tuple[int, str, str]]
+NAME = "micro.260101-000000-abcd.0"
+ORIGIN = {"user": getpass.getuser(), "cluster": "test"}
 WORDS = ("grid.tokens=[6400]", "grid.sizes=[{ d_model = 8 }]", "grid.seeds=[0, 1]")
 
 
@@ -26,7 +29,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     monkeypatch.setattr(slurm.shutil, "which", lambda name: str(folder / name))
 
     def make(name: str, text: str = "", code: int = 0) -> None:
-        (folder / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {code}\n")
+        config = "echo 'ClusterName = test'; echo 'MaxArraySize = 1001'; exit"
+        case = f'[ "$2" = config ] && {{ {config}; }}' if name == "scontrol" else ""
+        (folder / name).write_text(f"#!/bin/sh\n{case}\ncat <<'END'\n{text}\nEND\nexit {code}\n")
         (folder / name).chmod(0o755)
 
     for name in ("squeue", "sacct", "scontrol", "scancel", "sbatch"):
@@ -52,12 +57,12 @@ def dead(sweep: Sweep, micro: Path) -> Callable[..., Path]:
         (place / "12_0").mkdir(parents=True)
         (place / "12_0" / "12_0_0_log.out").write_text(log)
         entry = {
-            "name": "micro.260101-000000-abcd.0",
+            "name": NAME,
             "job_id": "12",
             "mem_gb": 4.0,
             "jobs": [[trunk.trunk_id for trunk in trunks], ["another"]],
         }
-        jobs.write(folder, place.name, [entry])
+        jobs.write(folder, place.name, ORIGIN, [entry])
         return folder
 
     return make
@@ -84,7 +89,8 @@ def states(folder: Path) -> list[tuple[str, str | None]]:
         ("CANCELLED by 0|x|0:0", "", "stopped", "cancelled (job 12_0)"),
         ("TIMEOUT|x|0:0", "", "stopped", "time limit (job 12_0, "),
         ("FAILED|x|1:0", "not requeued because: timed-out too many times.", "stopped", "requeued"),
-        ("NODE_FAIL|x|0:0", "", "failed", "its node failed (job 12_0"),
+        ("NODE_FAIL|x|0:0", "", "stopped", "its node failed, and Slurm did not requeue"),
+        ("FAILED|x|1:0", "could not find submitted jobs in", "stopped", "submitting process was"),
         ("PREEMPTED|x|0:0", "", "stopped", "preempted and not requeued by Slurm"),
     ],
 )
@@ -148,10 +154,10 @@ def test_a_job_that_never_began_takes_all_its_trunks_with_it(
 @pytest.mark.parametrize(
     ("squeue", "status", "expected"),
     [
-        ("12_0|PENDING|x|Priority", "", ["queued", "queued"]),
-        ("12_0|PENDING|x|BeginTime", "stopped", ["queued", "queued"]),
-        ("12_0|RUNNING|x|None", "running", ["running", "queued"]),
-        ("12_0|COMPLETING|x|None", "failed", ["failed", "queued"]),
+        (f"12_0|PENDING|{NAME}|Priority", "", ["queued", "queued"]),
+        (f"12_0|PENDING|{NAME}|BeginTime", "stopped", ["queued", "queued"]),
+        (f"12_0|RUNNING|{NAME}|None", "running", ["running", "queued"]),
+        (f"12_0|COMPLETING|{NAME}|None", "failed", ["failed", "queued"]),
     ],
 )
 def test_a_job_that_is_not_over_is_not_judged(
@@ -171,7 +177,7 @@ def test_what_an_older_job_said_is_not_said_of_a_waiting_one(
     dead: Callable[..., Path], command: Callable[..., None]
 ) -> None:
     folder = dead(state="failed", job="7")
-    command("squeue", "12_0|PENDING|x|Priority")
+    command("squeue", f"12_0|PENDING|{NAME}|Priority")
     assert [state for state, _ in states(folder)] == ["queued", "queued"]
 
 
@@ -187,7 +193,7 @@ def test_held_jobs_are_not_waited_for(
     dead: Callable[..., Path], command: Callable[..., None]
 ) -> None:
     folder = dead(state="")
-    command("squeue", "12_0|PENDING|x|launch failed requeued held")
+    command("squeue", f"12_0|PENDING|{NAME}|launch failed requeued held")
     assert list(jobs.poll(folder, store.trunks(folder))) == [set()]
 
 
@@ -197,7 +203,7 @@ def test_a_submitter_killed_before_it_knew_the_job_id(
     folder = dead(state="")
     (record,) = folder.glob("slurm/*/submission.json")
     arrays = json.loads(record.read_text())["arrays"]
-    jobs.write(folder, record.parent.name, [{**arrays[0], "job_id": None}])
+    jobs.write(folder, record.parent.name, ORIGIN, [{**arrays[0], "job_id": None}])
     command("squeue", f"12|{arrays[0]['name']}\n12_0|PENDING|{arrays[0]['name']}|Priority")
     known = jobs._submitted(folder, asking=True)
     assert {job.id for job in known.values()} == {"12_0", "12_1"}
@@ -237,6 +243,58 @@ def test_no_sbatch_is_said_before_anything_is_made_ready(
     assert code == 2
     assert "no sbatch on this machine; run on a login node" in err
     assert not list((micro.parent / "runs" / "micro").glob("slurm/*"))
+
+
+def test_an_id_of_somebody_elses_job_is_not_ours(
+    dead: Callable[..., Path], command: Callable[..., None], sweep: Sweep
+) -> None:
+    folder = dead()
+    command("squeue", "12_0|RUNNING|other-work|None")
+    command("sacct", "12_0|TIMEOUT|x|0:0")
+    assert states(folder)[0][0] == "stopped"
+    command("scancel", "", 1)  # would be an error, were it called
+    assert "nothing to cancel" in sweep("cancel", folder)[1]
+
+
+@pytest.mark.parametrize("key", ["user", "cluster"])
+def test_jobs_of_another_user_or_cluster_are_not_judged(
+    dead: Callable[..., Path], command: Callable[..., None], sweep: Sweep, micro: Path, key: str
+) -> None:
+    folder = dead(state="")
+    (record,) = folder.glob("slurm/*/submission.json")
+    arrays = json.loads(record.read_text())["arrays"]
+    jobs.write(folder, record.parent.name, {**ORIGIN, key: "other"}, arrays)
+    command("sacct", "12_0|FAILED|x|1:0")
+    assert [state for state, _ in states(folder)] == ["missing", "missing"]
+    code, _, err = sweep("run", micro, *WORDS, "launch.executor=slurm")
+    assert code == 2
+    assert "are not to be seen from here" in err
+    assert "are not to be seen from here" in sweep("status", folder)[1]
+
+
+def test_the_kernel_killed_a_worker_and_the_job_went_on(
+    dead: Callable[..., Path], command: Callable[..., None]
+) -> None:
+    folder = dead()
+    trunk = store.trunks(folder)[0].trunk_id
+    told = {"job": "12_0", "reason": "its worker was killed by SIGKILL", "signal": "SIGKILL"}
+    store.write_status(folder / "trunks" / trunk, "failed", **told)
+    command("sacct", "12_0|FAILED|x|1:0")
+    assert states(folder)[0] == ("failed", told["reason"])
+    command("sacct", "12_0|OUT_OF_MEMORY|x|0:125")
+    assert "out of memory (4 GB" in (states(folder)[0][1] or "")
+
+
+def test_accounting_that_hangs_is_done_without(
+    dead: Callable[..., Path], command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = dead()
+    monkeypatch.setattr(slurm, "ACCOUNTS_SECONDS", 0.5)
+    command("sacct", "")
+    sacct = folder.parents[1] / "bin" / "sacct"
+    sacct.write_text("#!/bin/sh\nexec sleep 60\n")
+    command("scontrol", "JobId=12 ArrayJobId=12 ArrayTaskId=0 JobState=TIMEOUT ExitCode=0:0")
+    assert states(folder)[0][0] == "stopped"
 
 
 def test_a_damaged_record_is_named(dead: Callable[..., Path], sweep: Sweep) -> None:

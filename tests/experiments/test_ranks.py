@@ -36,7 +36,8 @@ def test_two_ranks_equal_one_process(sweep: Sweep, micro: Path, strategy: str) -
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(sweep: Sweep, micro: Path) -> None:
-    words = [str(micro), *WORDS, *TWO, "grid.tokens=[192_000]", "launch.checkpoint_seconds=600"]
+    words = [str(micro), *WORDS, *TWO, "grid.tokens=[192_000]", "data.max_epochs=3"]
+    words += ["launch.checkpoint_seconds=600"]
     code = "import sys; from experiments.sweep import main; sys.exit(main(sys.argv[1:]))"
     # A shell starts background jobs with SIGINT ignored, and children inherit that: undo it.
     code = f"import signal; signal.signal(2, signal.default_int_handler); {code}"

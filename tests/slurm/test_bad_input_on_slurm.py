@@ -101,9 +101,8 @@ def test_a_config_changed_under_a_half_finished_sweep(suite: Suite) -> None:
 
 def test_a_busy_cluster_is_not_waited_for(suite: Suite) -> None:
     """No node is free to be asked about the folder: the sweep is submitted with a remark."""
-    blocker = output(
-        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap", "sleep 60"
-    )
+    whole = ("-p", "high", "-N2", "--exclusive", "-o", "/dev/null")
+    blocker = output("sbatch", "--parsable", *whole, "--wrap", "sleep 60")
     try:
         code, out, err = suite.run(SHORT)
         assert code == 0, (out, err)

@@ -39,7 +39,7 @@ def finish(suite: Suite) -> None:
     assert code == 0, (out, err, suite.logs())
     assert "0 trunks to train" in out  # the job went on by itself
     assert len(suite.jobs()) == 1
-    assert len(starts(suite)) > 2, starts(suite)
+    assert len(starts(suite)) > 1, starts(suite)
     assert all(step > 0 for step in starts(suite)[1:]), starts(suite)
     pd.testing.assert_frame_equal(suite.results(), suite.whole(*WORDS), check_exact=True)
 
@@ -51,19 +51,23 @@ def restarts(job_id: str) -> int:
 
 
 def test_preemption_by_another_partition(suite: Suite) -> None:
-    code, out, err = suite.run(*WORDS, "launch.slurm.partition=low")
+    # GPUs are what the two jobs cannot both have: nothing else here asks for two.
+    node = "launch.slurm.sbatch={ nodelist = 'node1' }"
+    words = ("launch.slurm.partition=low", "launch.slurm.gpus_per_node=2", node)
+    code, out, err = suite.run(*WORDS, *words)
     assert code == 0, (out, err)
     mine = job(suite)
-    other = output("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap", "sleep 3")
+    rival = ("-p", "high", "-w", "node1", "--gpus-per-node=2", "--mem=100M", "-o", "/dev/null")
+    other = output("sbatch", "--parsable", *rival, "--wrap", "sleep 3").strip()
     until("the preemption", lambda: restarts(mine) == 1)
     finish(suite)
     assert "this job is preempted" in suite.logs()
-    assert "COMPLETED" in output("sacct", "-n", "-X", "-P", "-j", other.strip(), "-o", "State")
+    until("its end", lambda: "COMPLETED" in output("sacct", "-nXP", "-j", other, "-o", "State"))
 
 
 def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
-    longer = tuple(word.replace("512_000, 768_000", "3_072_000") for word in WORDS)
-    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
+    longer = tuple(word.replace("512_000, 768_000", "2_048_000") for word in WORDS)
+    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=10")
     code, out, err = suite.run(*longer, *limits, "--wait")
     assert code == 0, (out, err, suite.logs())
     (mine,) = suite.jobs()

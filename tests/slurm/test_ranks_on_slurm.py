@@ -36,11 +36,12 @@ def test_two_nodes_equal_one_process(suite: Suite, strategy: str) -> None:
 
 
 def test_two_ranks_are_requeued_together(suite: Suite) -> None:
-    words = (WORDS[0], "grid.tokens=[3_072_000]", "launch.checkpoint_seconds=2")
-    limits = ("launch.slurm.time_min=60", "launch.slurm.partition=low")
+    words = (WORDS[0], "grid.tokens=[2_048_000]", "launch.checkpoint_seconds=1")
+    limits = ("launch.slurm.gpus_per_node=1", "launch.slurm.partition=low")
     assert suite.run(*words, *TWO_NODES, *limits)[0] == 0
     (latest,) = until("a checkpoint", lambda: list(suite.sweep().glob("trunks/*/latest.pt")))  # type: ignore[misc]
-    output("sbatch", "-p", "high", "-N2", "--exclusive", "--wrap", "sleep 1")
+    rival = ("-p", "high", "-N2", "--gpus-per-node=2", "--mem=100M", "-o", "/dev/null")
+    output("sbatch", *rival, "--wrap", "sleep 1")
     code, out, err = suite.run(*words, *TWO_NODES, *limits, "--wait")
     assert code == 0, (out, err, suite.logs())
     starts = re.findall(r"from step (\d+) of", (latest.parent / "log.txt").read_text())
