@@ -67,7 +67,9 @@ def test_preemption_by_another_partition(suite: Suite) -> None:
 
 def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
     longer = tuple(word.replace("512_000, 768_000", "2_048_000") for word in WORDS)
-    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=10")
+    # Slurm may send the signal half a minute early: 5 to 25 s after the start.
+    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=35")
+    limits += ("launch.slurm.max_requeues=30",)
     code, out, err = suite.run(*longer, *limits, "--wait")
     assert code == 0, (out, err, suite.logs())
     (mine,) = suite.jobs()
