@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import jobs, slurm, store
+from experiments import jobs, manifest, slurm, store
+from experiments.prepare import prepare
+from experiments.resources import Resources
 
 Sweep = Callable[..., tuple[int, str, str]]
 NAME = "micro.260101-000000-abcd.0"
@@ -40,17 +42,17 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 
 @pytest.fixture
-def dead(sweep: Sweep, micro: Path) -> Callable[..., Path]:
+def dead(micro: Path) -> Callable[..., Path]:
     """A sweep of two trunks in one job, 12_0, which was training the first when it ended."""
 
     def make(log: str = "", state: str = "running", job: str = "12_0") -> Path:
-        assert sweep("run", micro, *WORDS)[0] == 0
-        folder = micro.parent / "runs" / "micro"
+        config, corpus, planned = prepare(micro, list(WORDS))
+        folder = config.folder
+        folder.mkdir(parents=True)
+        manifest.write(config, corpus, planned)
+        for trunk in planned:
+            store.write_spec(folder, trunk)
         trunks = store.trunks(folder)
-        for trunk in trunks:
-            for path in store.trunk_folder(folder, trunk.trunk_id).glob("*.json"):
-                if path.name != "spec.json":
-                    path.unlink()
         if state:
             store.write_status(folder / "trunks" / trunks[0].trunk_id, state, job=job)
         place = folder / "slurm" / "260101-000000-abcd"
@@ -209,6 +211,27 @@ def test_a_submitter_killed_before_it_knew_the_job_id(
     assert {job.id for job in known.values()} == {"12_0", "12_1"}
     command("squeue", "")
     assert states(folder)[0] == ("missing", None)  # sbatch never took it: it is submitted next time
+
+
+def test_a_busy_cluster_is_not_waited_for(tmp_path: Path, command: Callable[..., None]) -> None:
+    """No node is free to be asked whether it sees the folder: that is a remark, no refusal."""
+    command("srun", "", 1)
+    srun = tmp_path / "bin" / "srun"
+    told = "srun: error: Unable to allocate resources: Requested nodes are busy"
+    srun.write_text(f"#!/bin/sh\necho '{told}' >&2\nexit 1\n")
+    remark = slurm.see(tmp_path, "/usr/bin/python3", Resources())
+    assert remark == "Unable to allocate resources: Requested nodes are busy"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(41, "no such folder"), (42, "another folder"), (44, "python3 is not there")]
+)
+def test_what_a_node_says_of_the_folder(
+    tmp_path: Path, command: Callable[..., None], code: int, told: str
+) -> None:
+    command("srun", "", code)
+    with pytest.raises(slurm.SlurmError, match=told):
+        slurm.see(tmp_path, "/usr/bin/python3", Resources())
 
 
 def test_without_slurm_the_folder_speaks(

@@ -147,6 +147,9 @@ def test_makespan(seconds: list[float], workers: int, expected: float) -> None:
         (["launch.slurm.sbatch={ time = 60 }"], "flag 'time' is what the key time_min is for"),
         (["launch.slurm.sbatch={ output = 'x' }"], "flag 'output' is set by the suite"),
         (["launch.slurm.sbatch={ mail_type = 'END' }"], "write it as sbatch does, 'mail-type'"),
+        (["launch.slurm.sbatch={ parsable = true }"], "flag 'parsable' is set by the suite"),
+        (["launch.slurm.sbatch={ gres = 'gpu:2' }"], "gpus_per_node (a number, or 'a100:2')"),
+        (["launch.slurm.gpus_per_node='a100'"], "launch.slurm.gpus_per_node = 'a100'"),
         (["launch.slurm.time_min=2"], "time_min = 2 leaves 0 s before the warning 120 s ahead"),
         (["launch.slurm.time_min=3", "launch.checkpoint_seconds=90"], "raise time_min"),
         (["launch.slurm.nodes=2"], "nodes = 2 does not divide ranks = 1"),
@@ -200,3 +203,6 @@ def test_flags_are_those_of_sbatch() -> None:
         "nice": "10",
     }
     assert asked.devices == 4
+    typed = asked.model_copy(update={"gpus_per_node": "a100:4"})
+    assert (typed.gpus, typed.devices) == (4, 8)
+    assert "--gpus-per-node=a100:4" in typed.words()

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from cluster_user import Suite, output
+from cluster_user import Suite
 
 pytestmark = pytest.mark.slurm
 SHORT = "grid.tokens=[12_800]"
@@ -97,16 +97,3 @@ def test_a_config_changed_under_a_half_finished_sweep(suite: Suite) -> None:
     assert "in Slurm jobs that wait or run" in err
     assert len(suite.jobs()) == 1
     assert suite("cancel", "runs/it")[0] == 0
-
-
-def test_a_busy_cluster_is_not_waited_for(suite: Suite) -> None:
-    """No node is free to be asked about the folder: the sweep is submitted with a remark."""
-    whole = ("-p", "high", "-N2", "--exclusive", "-o", "/dev/null")
-    blocker = output("sbatch", "--parsable", *whole, "--wrap", "sleep 60")
-    try:
-        code, out, err = suite.run(SHORT)
-        assert code == 0, (out, err)
-        assert "no node could be asked whether it sees this folder" in err
-    finally:
-        output("scancel", blocker.strip())
-    assert suite.run(SHORT, "--wait")[0] == 0

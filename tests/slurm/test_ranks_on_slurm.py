@@ -44,9 +44,10 @@ def test_two_ranks_are_requeued_together(suite: Suite) -> None:
     output("sbatch", *rival, "--wrap", "sleep 1")
     code, out, err = suite.run(*words, *TWO_NODES, *limits, "--wait")
     assert code == 0, (out, err, suite.logs())
-    starts = re.findall(r"from step (\d+) of", (latest.parent / "log.txt").read_text())
-    assert len(starts) == 2
-    assert int(starts[1]) > 0
+    log = (latest.parent / "log.txt").read_text()
+    starts = [int(step) for step in re.findall(r"from step (\d+) of", log)]
+    assert len(starts) > 1  # rivals of other tests may have preempted it too
+    assert starts == sorted(set(starts))
     assert len(suite.jobs()) == 1
     assert suite.results()["status"].eq("ok").all()
 
