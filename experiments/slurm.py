@@ -8,6 +8,7 @@ import getpass
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from experiments.resources import Resources
 ASK_SECONDS = 60.0
 ACCOUNTS_SECONDS = 20.0  # where slurmdbd is down sacct hangs, and there is scontrol
 SEEN_SECONDS = 15  # a node that is not free by then is not asked whether it sees the folder
+CACHED_SECONDS = 30.0
 UNLISTED, UNREADABLE, UNWRITABLE, NO_PYTHON = 41, 42, 43, 44
 GOING_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED")
 NEVER = (
@@ -181,7 +183,9 @@ def see(folder: Path, python: str, asked: Resources) -> str | None:
     token = folder / ".seen-from-a-node"
     token.write_text("")
     script = (
-        '[ -d "$1" ] || exit 41; [ -f "$1/$2" ] || exit 42; touch "$1/$2.yes" || exit 43; '
+        '[ -d "$1" ] || exit 41; n=0; '
+        'while [ ! -f "$1/$2" ]; do n=$((n + 1)); [ $n -lt 10 ] || exit 42; sleep 1; done; '
+        'touch "$1/$2.yes" || exit 43; '
         '[ -x "$3" ] || exit 44'
     )
     flags = asked.flags()
@@ -197,7 +201,9 @@ def see(folder: Path, python: str, asked: Resources) -> str | None:
     finally:
         token.unlink()
     answer = token.with_name(token.name + ".yes")
-    written = answer.exists()
+    deadline = time.monotonic() + (CACHED_SECONDS if told.returncode == 0 else 0)
+    while not (written := answer in set(folder.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.5)  # a network file system may show new files late
     answer.unlink(missing_ok=True)
     remedy = "runs_dir has to be a folder that login and compute nodes share and can write to"
     reasons = {
