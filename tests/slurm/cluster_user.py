@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,13 @@ def kill(job_id: str) -> None:
                 os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
+def restarts(job_id: str) -> int:
+    """How often Slurm has started the job again."""
+    found = re.search(r"Restarts=(\d+)", output("scontrol", "show", "job", job_id))
+    assert found
+    return int(found[1])
+
+
 @dataclass(frozen=True)
 class Suite:
     """The command in a folder of its own; `code` is the checkout that it runs."""
@@ -108,9 +116,9 @@ class Suite:
         assert "Traceback" not in err, err
         return process.returncode, out, err
 
-    def run(self, *words: object) -> tuple[int, str, str]:
+    def run(self, *words: object, seconds: float = 240) -> tuple[int, str, str]:
         """`run` on Slurm."""
-        return self("run", "it.toml", "launch.executor=slurm", *words)
+        return self("run", "it.toml", "launch.executor=slurm", *words, seconds=seconds)
 
     def whole(self, *words: object) -> pd.DataFrame:
         """Results of the same sweep, uninterrupted in one process."""
@@ -136,6 +144,11 @@ class Suite:
         paths = self.sweep().glob("trunks/*/status.json")
         statuses = [json.loads(path.read_text()) for path in paths]
         return [each for each in statuses if each["state"] == "running" and each.get("step")]
+
+    def starts(self) -> list[int]:
+        """The steps at which processes began to train, from the log of the only trunk."""
+        (log,) = self.sweep().glob("trunks/*/log.txt")
+        return [int(step) for step in re.findall(r"from step (\d+) of", log.read_text())]
 
     def sweep(self, name: str = "it") -> Path:
         """The folder of a sweep."""

@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
 import signal
 
 import pandas as pd
 import pytest
-from cluster_user import Suite, kill, output, until
+from cluster_user import Suite, kill, output, restarts, until
 
 pytestmark = pytest.mark.slurm
 # About ten seconds of training on an idle core, in two horizons.
@@ -27,27 +26,15 @@ def job(suite: Suite) -> str:
     return statuses[0]["job"]
 
 
-def starts(suite: Suite) -> list[int]:
-    """The steps at which processes began to train, from the trunk's log."""
-    (log,) = suite.sweep().glob("trunks/*/log.txt")
-    return [int(step) for step in re.findall(r"from step (\d+) of", log.read_text())]
-
-
 def finish(suite: Suite) -> None:
     """Follow the job to its end: the same losses as without interruption, and it did resume."""
     code, out, err = suite.run(*WORDS, "--wait")
     assert code == 0, (out, err, suite.logs())
     assert "0 trunks to train" in out  # the job went on by itself
     assert len(suite.jobs()) == 1
-    assert len(starts(suite)) > 1, starts(suite)
-    assert all(step > 0 for step in starts(suite)[1:]), starts(suite)
+    assert len(suite.starts()) > 1, suite.starts()
+    assert all(step > 0 for step in suite.starts()[1:]), suite.starts()
     pd.testing.assert_frame_equal(suite.results(), suite.whole(*WORDS), check_exact=True)
-
-
-def restarts(job_id: str) -> int:
-    found = re.search(r"Restarts=(\d+)", output("scontrol", "show", "job", job_id))
-    assert found
-    return int(found[1])
 
 
 def test_preemption_by_another_partition(suite: Suite) -> None:
@@ -63,32 +50,6 @@ def test_preemption_by_another_partition(suite: Suite) -> None:
     finish(suite)
     assert "this job is preempted" in suite.logs()
     until("its end", lambda: "COMPLETED" in output("sacct", "-nXP", "-j", other, "-o", "State"))
-
-
-def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
-    longer = tuple(word.replace("512_000, 768_000", "2_048_000") for word in WORDS)
-    # Slurm may send the signal half a minute early: 5 to 25 s after the start.
-    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=35")
-    limits += ("launch.slurm.max_requeues=30",)
-    code, out, err = suite.run(*longer, *limits, "--wait")
-    assert code == 0, (out, err, suite.logs())
-    (mine,) = suite.jobs()
-    assert restarts(mine) >= 1
-    assert "this job is timed-out" in suite.logs()
-    assert starts(suite)[0] == 0
-    assert all(step > 0 for step in starts(suite)[1:]), starts(suite)
-    pd.testing.assert_frame_equal(suite.results(), suite.whole(*longer), check_exact=True)
-
-
-def test_requeues_used_up_leave_a_run_that_can_go_on(suite: Suite) -> None:
-    longer = tuple(word.replace("512_000, 768_000", "40_960_000") for word in WORDS)
-    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
-    code, out, err = suite.run(*longer, *limits, "launch.slurm.max_requeues=0", "--wait")
-    assert code == 1, (out, err)
-    assert "time limit" in err
-    rows = json.loads(suite("status", "runs/it", "--json")[1])
-    assert [row["state"] for row in rows] == ["stopped"]
-    assert list(suite.sweep().glob("trunks/*/latest.pt"))
 
 
 def test_requeue_by_hand_asks_no_checkpoint(suite: Suite) -> None:
@@ -145,5 +106,5 @@ def test_everything_of_a_job_is_killed(suite: Suite) -> None:
     assert len(suite.jobs()) == 1
     code, out, err = suite.run(*WORDS, "--retry-failed", "--wait")
     assert code == 0, (out, err)
-    assert starts(suite)[1] > 0
+    assert suite.starts()[1] > 0
     pd.testing.assert_frame_equal(suite.results(), suite.whole(*WORDS), check_exact=True)

@@ -1,0 +1,45 @@
+"""Time limits on a real Slurm: the job goes back into the queue, as often as it may.
+
+Beside few other tests: a minute, the shortest limit, has to be enough to get somewhere.
+"""
+
+import json
+
+import pandas as pd
+import pytest
+from cluster_user import Suite, restarts
+
+pytestmark = pytest.mark.small_slurm
+WORDS = (
+    "grid.sizes=[{ d_model = 32 }]",
+    "train.batch.tokens=512",
+    "launch.checkpoint_seconds=2",
+    "launch.slurm.sbatch={ nodelist = 'node0' }",  # another test takes node1 away
+)
+
+
+@pytest.mark.timeout(600)
+def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
+    longer = (*WORDS, "grid.tokens=[2_048_000]")
+    # Slurm may send the signal half a minute early: 5 to 25 s after the start.
+    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=35")
+    limits += ("launch.slurm.max_requeues=30",)
+    code, out, err = suite.run(*longer, *limits, "--wait", seconds=480)
+    assert code == 0, (out, err, suite.logs())
+    (row,) = json.loads(suite("status", "runs/it", "--json")[1])
+    assert restarts(row["job"]) >= 1
+    assert "this job is timed-out" in suite.logs()
+    assert suite.starts()[0] == 0
+    assert all(step > 0 for step in suite.starts()[1:]), suite.starts()
+    pd.testing.assert_frame_equal(suite.results(), suite.whole(*longer), check_exact=True)
+
+
+def test_requeues_used_up_leave_a_run_that_can_go_on(suite: Suite) -> None:
+    longer = (*WORDS, "grid.tokens=[40_960_000]")
+    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
+    code, out, err = suite.run(*longer, *limits, "launch.slurm.max_requeues=0", "--wait")
+    assert code == 1, (out, err)
+    assert "time limit" in err
+    rows = json.loads(suite("status", "runs/it", "--json")[1])
+    assert [row["state"] for row in rows] == ["stopped"]
+    assert list(suite.sweep().glob("trunks/*/latest.pt"))
