@@ -95,5 +95,6 @@ def test_a_config_changed_under_a_half_finished_sweep(suite: Suite) -> None:
     code, out, err = suite("run", "it.toml", "launch.executor=inline", long)
     assert code == 2, (out, err)
     assert "in Slurm jobs that wait or run" in err
+    until("the job in the accounting", suite.jobs)
     assert len(suite.jobs()) == 1
     assert suite("cancel", "runs/it")[0] == 0

@@ -61,10 +61,11 @@ def test_out_of_memory_without_accounting(suite: Suite) -> None:
 
 def test_a_node_fails(suite: Suite) -> None:
     """Its daemon and all that it ran are gone; when it is back Slurm starts the job again."""
-    words = ("grid.tokens=[1_280_000]", "launch.checkpoint_seconds=1")
+    words = ("grid.tokens=[2_560_000]", "launch.checkpoint_seconds=1")
     assert suite.run(*words, NODE1)[0] == 0
     statuses = until("a run in training", suite.training)
     assert isinstance(statuses, list)
+    until("a checkpoint", lambda: list(suite.sweep().glob("trunks/*/latest.pt")))
     job = statuses[0]["job"]
     daemon = output("pgrep", "-f", "slurmd -N node1$").split()
     steps = output("pgrep", "-f", rf"slurmstepd: \[{job}\.").split()
