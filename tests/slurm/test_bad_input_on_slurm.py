@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from cluster_user import Suite
+from cluster_user import Suite, until
 
 pytestmark = pytest.mark.slurm
 SHORT = "grid.tokens=[12_800]"
