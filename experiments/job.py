@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments import provenance, slots, snapshot, store
+from experiments import pack, provenance, slots, snapshot, store
 from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
@@ -135,7 +135,8 @@ def _train(
     # What is not saved well before the time limit is left to the last periodic checkpoint: a job
     # that Slurm ends at the limit is not put back into the queue.
     stop_seconds = max(SAVE_SECONDS, launch.slurm.signal_seconds - SAVE_SECONDS)
-    training = slots.run_slots(trunks, places, launch.threads_per_slot, stop_seconds)
+    work = pack.packs(trunks, places[0].members, len(places))
+    training = slots.run_slots(work, places, launch.threads_per_slot, stop_seconds)
     with closing(training) as events:
         signals.raising = True
         if signals.heard:
@@ -156,15 +157,15 @@ def _train_together(
 
     Raises RuntimeError at once if the trunk fails: the other ranks may be waiting for this one.
     """
-    import torch
     from submitit.helpers import TorchDistributedEnvironment
 
-    from experiments.trunk import run_trunk
+    from experiments.trunk import run_trunks
     from minigpt.group import join
+    from minigpt.process import settle
 
     asked = launch.resources(trunk.n_total)
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-    torch.set_num_threads(launch.threads_per_slot)
+    settle(launch.threads_per_slot)
     cuda = asked.gpus and launch.device != "cpu"
     with join("cuda" if cuda else "cpu", asked.strategy) as (group, device):
         place = Place(
@@ -173,6 +174,6 @@ def _train_together(
             device=device,
             checkpoint_seconds=launch.checkpoint_seconds,
         )
-        for event in run_trunk(trunk, place, group, signals.heard):
+        for event in run_trunks([trunk], place, group, signals.heard):
             if event.kind == "failed":
                 raise RuntimeError(f"{trunk.trunk_id} failed: {event.reason}")

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
-from experiments import slots, torchrun
+from experiments import pack, slots, torchrun
 from experiments.config import ConfigError
 from experiments.event import Event
+from experiments.pack import Pack
 from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
-from experiments.trunk import hearing, run_trunk
+from experiments.trunk import hearing, run_trunks
+from minigpt.process import settle
 
 
 def run_all(
@@ -28,12 +30,13 @@ def run_all(
     """
     if launch.executor == "inline":
         place = slots.places(sweep, cache, launch, _gpus(launch), cores())[0]
-        yield from _run_inline(trunks, place, launch)
+        yield from _run_inline(pack.packs(trunks, place.members, 1), place, launch)
     elif launch.ranks > 1:
         yield from torchrun.run_ranks(trunks, sweep, launch, _shares(launch)[:at_most])
     else:
         places = slots.places(sweep, cache, launch, _gpus(launch), cores())[:at_most]
-        yield from slots.run_slots(trunks, places, launch.threads_per_slot)
+        work = pack.packs(trunks, places[0].members, len(places))
+        yield from slots.run_slots(work, places, launch.threads_per_slot)
 
 
 def cores() -> int:
@@ -70,8 +73,8 @@ def _shares(launch: LaunchSection) -> list[tuple[int, ...]]:
     return [tuple(range(i * ranks, (i + 1) * ranks)) if gpus else () for i in range(at_once)]
 
 
-def _run_inline(trunks: list[TrunkSpec], place: Place, launch: LaunchSection) -> Generator[Event]:
-    torch.set_num_threads(launch.threads_per_slot)
+def _run_inline(work: list[Pack], place: Place, launch: LaunchSection) -> Generator[Event]:
+    settle(launch.threads_per_slot)
     with hearing() as heard:
-        for trunk in trunks:
-            yield from run_trunk(trunk, place, heard=heard)
+        for trunks in work:
+            yield from run_trunks(trunks, place, heard=heard)

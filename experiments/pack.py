@@ -1,4 +1,6 @@
-"""Trunks into jobs, jobs into job arrays: pure.
+"""Trunks into packs for a worker, and into jobs and job arrays for Slurm: pure.
+
+The trunks of a pack have one shape, so that they can be trained side by side.
 
 The jobs of an array share their resources, and their costs are as alike as can be. Arrays are no
 longer than the cluster allows, and together run no more jobs at once than asked for.
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from experiments.resources import LaunchSection, Resources
 from experiments.spec import TrunkSpec
 
+Pack = tuple[TrunkSpec, ...]
 Job = tuple[TrunkSpec, ...]  # trained one after another, or in the job's slots
 
 
@@ -55,6 +58,37 @@ def arrays(
         )
         for i, (asked, jobs) in enumerate(parts)
     ]
+
+
+def packs(trunks: list[TrunkSpec], members: int | None, workers: int) -> list[Pack]:
+    """Group trunks of one shape, each group cut until every worker has one; costliest first.
+
+    Where one model is trained at a time (`members` 1) every trunk is a pack of its own.
+    """
+    if members == 1:
+        return [(trunk,) for trunk in trunks]
+    groups: dict[str, list[TrunkSpec]] = {}
+    for trunk in trunks:
+        groups.setdefault(_shape(trunk), []).append(trunk)
+    found = list(groups.values())
+    while len(found) < workers:
+        largest = max(found, key=lambda group: (len(group) > 1, _cost(group)), default=[])
+        if len(largest) < 2:
+            break
+        found.remove(largest)
+        found += [largest[::2], largest[1::2]]
+    return [tuple(group) for group in sorted(found, key=_cost, reverse=True)]
+
+
+def _shape(trunk: TrunkSpec) -> str:
+    """All that trunks trained side by side have in common: not their seeds, rates or horizons."""
+    common = trunk.train.model_dump_json(exclude={"seed", "lr", "schedule"})
+    data = (trunk.data.model_dump_json(), trunk.data_sha256, trunk.val_sha256)
+    return repr((trunk.model.model_dump_json(), common, *data))
+
+
+def _cost(trunks: list[TrunkSpec]) -> float:
+    return sum(trunk.cost() for trunk in trunks)
 
 
 def makespan(seconds: list[float], workers: int) -> float:

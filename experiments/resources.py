@@ -156,14 +156,17 @@ class LaunchSection(Frozen):
     """Where runs execute; nothing here changes a result, so it may change between calls.
 
     `slots` are models in training at once on one machine (or in one Slurm job), each with
-    `threads_per_slot` CPU threads, or a GPU. `ranks` processes train one model together, by
-    `strategy`: copies of it (ddp) or shards of it (fsdp). `price_per_device_hour` is for `plan`.
+    `threads_per_slot` CPU threads, or a GPU. A slot trains `members` models of one shape side by
+    side: auto is one on a CPU, and on a GPU as many as its memory holds. `ranks` processes train
+    one model together, by `strategy`: copies of it (ddp) or shards of it (fsdp).
+    `price_per_device_hour` is for `plan`.
     """
 
     executor: Literal["inline", "local", "slurm"] = "local"
     slots: Literal["auto"] | Positive = "auto"
     threads_per_slot: Positive = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    members: Literal["auto"] | Positive = "auto"
     ranks: Positive = 1
     strategy: Strategy = "ddp"
     checkpoint_seconds: PositiveFloat = 60.0
@@ -203,6 +206,11 @@ class LaunchSection(Frozen):
         """Models in training at once where there are so many GPUs, or CPU cores without any."""
         auto = gpus or max(1, cores // self.threads_per_slot)
         return auto if self.slots == "auto" else self.slots
+
+    def members_on(self, gpus: int) -> int | None:
+        """Models of one shape side by side where there are so many GPUs; None: measure it there."""
+        auto = None if gpus else 1
+        return auto if self.members == "auto" else self.members
 
     def resources(self, n_total: int) -> Resources:
         """What a Slurm job asks for that trains a model of `n_total` parameters.

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from experiments.event import Event
 from experiments.place import Place
 from experiments.spec import TrunkSpec
-from experiments.trunk import hearing, run_trunk
+from experiments.trunk import hearing, run_trunks
 from minigpt.config import Strategy
 from minigpt.group import Group, join
+from minigpt.process import settle
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print(f"error: --device {args.device}: torch sees no GPU; use cpu", file=sys.stderr)
         return 2
-    torch.set_num_threads(args.threads)
+    settle(args.threads)
     sweep = args.trunk_dir.resolve().parent.parent
     try:
         with join(args.device, args.strategy) as (group, device), hearing() as heard:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
                 device=device,
                 checkpoint_seconds=args.checkpoint_seconds,
             )
-            return _report(run_trunk(trunk, place, group, heard), group)
+            return _report(run_trunks([trunk], place, group, heard), group)
     except KeyboardInterrupt:
         return 130
     except RankFailed:
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.run", description=main.__doc__)
     parser.add_argument("trunk_dir", type=Path, help="a folder runs/<sweep>/trunks/<trunk_id>")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--strategy",
         choices=typing.get_args(Strategy),

@@ -75,6 +75,7 @@ RESULTS = pa.schema(
         _field("batch_tokens", _I, "tokens", "tokens of an optimiser step"),
         _field("micro_batch", _I, "tokens", "tokens of one forward pass"),
         _field("world_size", _I, "", "processes that trained the model together"),
+        _field("members", _I, "", "models of one shape trained side by side"),
         _field("warmup_tokens", _I, "tokens", "linear warm-up"),
         _field("cooldown_tokens", _I, "tokens", "annealing at the end"),
         _field("eval_tokens", _I, "tokens", "held-out tokens behind val_loss"),

@@ -1,4 +1,6 @@
-"""Slots: a worker process each, that imports torch once and trains one trunk after another.
+"""Slots: a worker process each, that imports torch once and trains one pack after another.
+
+A pack is one trunk, or some of one shape to be trained side by side.
 
 The parent needs no torch. Signals that end a sweep or a job are for it: it hears them and closes
 every worker's pipe, upon which the worker saves and ends. So does a worker whose parent is gone.
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from experiments import store
 from experiments.event import Event
+from experiments.pack import Pack
 from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
@@ -27,31 +30,34 @@ PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Slurm sends them to
 def places(sweep: Path, cache: Path, launch: LaunchSection, gpus: int, cores: int) -> list[Place]:
     """One place per slot of a machine or job: every GPU once, or the CPU without any."""
     kinds = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
+    count = launch.slot_count(gpus, cores)
     return [
         Place(
             sweep=sweep,
             cache=cache,
             device=kinds[i % len(kinds)],
             checkpoint_seconds=launch.checkpoint_seconds,
+            members=launch.members_on(gpus),
+            workers=-(-count // len(kinds)),
         )
-        for i in range(launch.slot_count(gpus, cores))
+        for i in range(count)
     ]
 
 
 def run_slots(
-    trunks: list[TrunkSpec],
+    packs: list[Pack],
     places: list[Place],
     threads: int,
     stop_seconds: float = STOP_SECONDS,
 ) -> Generator[Event]:
-    """Train `trunks` in their order, one at a time in each of `places`; yields the events of all.
+    """Train `packs` in their order, one at a time in each of `places`; yields the events of all.
 
     Closing the generator stops every worker after it has saved a checkpoint; one that has not done
     so within `stop_seconds` is killed, and its last checkpoint has to do.
     """
-    waiting = list(trunks)
+    waiting = list(packs)
     workers: dict[Connection, tuple[SpawnProcess, Place]] = {}
-    busy: dict[Connection, TrunkSpec] = {}
+    busy: dict[Connection, Pack] = {}
 
     def hire(place: Place) -> None:
         connection, process = _start(place, threads)
@@ -67,7 +73,7 @@ def run_slots(
                 connection.send(None)
 
     try:
-        for place in places[: len(trunks)]:
+        for place in places[: len(packs)]:
             hire(place)
         while busy:
             for connection in wait(list(busy)):
@@ -77,15 +83,11 @@ def run_slots(
                 except (EOFError, OSError):
                     # Killed from outside, by the kernel for want of memory or by a person.
                     process, place = workers.pop(connection)
-                    trunk = busy.pop(connection)
+                    pack = busy.pop(connection)
                     process.join()
-                    reason = _death(process.exitcode)
-                    folder = store.trunk_folder(place.sweep, trunk.trunk_id)
-                    with suppress(OSError):
-                        code = process.exitcode or 0
-                        name = signal.Signals(-code).name if code < 0 else None
-                        store.write_status(folder, "failed", reason=reason, signal=name)
-                    yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
+                    for trunk in pack:
+                        if store.missing(place.sweep, trunk):
+                            yield _dead(place.sweep, trunk, process.exitcode or 0)
                     if waiting:
                         hire(place)
                     continue
@@ -131,22 +133,30 @@ def _parents_signals() -> Iterator[None]:
 
 
 def _work(connection: Connection, place: Place, threads: int) -> None:
-    """A worker's life: take a trunk, report its events, then None; until there is no trunk."""
-    import torch
+    """A worker's life: take a pack, report its events, then None; until there is no pack."""
+    from experiments.trunk import run_trunks
+    from minigpt.process import settle
 
-    from experiments.trunk import run_trunk
-
-    torch.set_num_threads(threads)
+    settle(threads)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        while (trunk := connection.recv()) is not None:
-            with closing(run_trunk(trunk, place)) as events:
+        while (pack := connection.recv()) is not None:
+            with closing(run_trunks(pack, place)) as events:
                 for event in events:
                     connection.send(event)
             connection.send(None)
 
 
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
+def _dead(sweep: Path, trunk: TrunkSpec, code: int) -> Event:
+    """Take down, and tell, that the worker of `trunk` is gone."""
+    reason, name = _death(code), signal.Signals(-code).name if code < 0 else None
+    with suppress(OSError):
+        folder = store.trunk_folder(sweep, trunk.trunk_id)
+        store.write_status(folder, "failed", reason=reason, signal=name)
+    return Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
+
+
+def _death(code: int) -> str:
+    if code < 0:
         name = signal.Signals(-code).name
         hint = " (often: out of memory)" if name == "SIGKILL" else ""
         return f"its worker was killed by {name}{hint}; run again with --retry-failed"

@@ -22,11 +22,13 @@ from experiments.spec import TrunkSpec
 from minigpt.config import Strategy
 from minigpt.data import Corpus
 from minigpt.evaluate import BATCH_TOKENS, evaluate
+from minigpt.event import Progress
 from minigpt.group import Group, join
 from minigpt.model import MiniGPT
+from minigpt.process import settle
 from minigpt.schedule import Horizon
 from minigpt.state import Job
-from minigpt.train import Progress, train
+from minigpt.train import train
 
 WARM_STEPS, MIN_STEPS, SECONDS = 3, 5, 1.0
 EVAL_BATCHES = 4
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--srun-ranks", type=int, default=1, help="tasks that srun starts together")
     args = parser.parse_args(argv)
     trunks = TypeAdapter(list[TrunkSpec]).validate_json(args.file.read_text())
-    torch.set_num_threads(args.threads)
+    settle(args.threads)
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

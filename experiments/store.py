@@ -141,6 +141,11 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
     return RunState(state=state, reason=status.get("reason"), result=None)
 
 
+def missing(sweep: Path, trunk: TrunkSpec) -> bool:
+    """Whether some run of `trunk` has no result."""
+    return any(run_state(sweep, trunk, run).result is None for run in trunk.runs)
+
+
 def write_status(folder: Path, state: str, **more: object) -> None:
     """Say of the trunk in `folder` that it is running, done, stopped or failed."""
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,53 +1,56 @@
-"""One trunk with its runs, end to end: train, write results, say how it ended.
+"""Trunks with their runs, end to end: train, write results, say how they ended.
 
 Of several ranks the first writes, and every one says what fails.
 """
 
-import hashlib
-import json
 import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from experiments import provenance, store
+from experiments import capacity, store
 from experiments.event import Event
+from experiments.leg import Hand, Leg, halves, stages
 from experiments.place import Place
-from experiments.spec import RunSpec, TrunkSpec
+from experiments.record import Record
+from experiments.spec import TrunkSpec
 from minigpt import data
+from minigpt.event import Event as Told
+from minigpt.event import Progress
 from minigpt.group import SINGLE, Group, OtherRankError
-from minigpt.schedule import Horizon
 from minigpt.state import Job
-from minigpt.train import REPORT_STEPS, Evaluation, Progress, Result, train
+from minigpt.train import REPORT_STEPS, train_all
 
 LOCK_SECONDS = 30.0  # a killed sweep's workers notice within moments; then their trunks are free
-PROGRESS_SECONDS = 0.25
-STATUS_SECONDS = 5.0
+# RuntimeError is how torch reports out-of-memory and bad kernels.
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
 
 
-def run_trunk(
-    trunk: TrunkSpec, place: Place, group: Group = SINGLE, heard: Sequence[int] = ()
+def run_trunks(
+    trunks: Sequence[TrunkSpec], place: Place, group: Group = SINGLE, heard: Sequence[int] = ()
 ) -> Generator[Event]:
-    """Train the runs of `trunk` that have no result yet, shortest first, yielding events.
+    """Train the runs of `trunks`, alike in shape, that have no result yet, yielding events.
 
-    Closing the generator saves a checkpoint and records `stopped`. Several ranks cannot be closed
+    Closing the generator saves checkpoints and records `stopped`. Several ranks cannot be closed
     alike: they stop, raising KeyboardInterrupt, once one of them has `heard` a signal; so does a
-    single process. A failure is recorded and yielded, not raised.
+    single process. A failure is recorded and yielded, not raised; it is that of one trunk alone
+    where the others can do without it.
     """
-    folder = store.trunk_folder(place.sweep, trunk.trunk_id)
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        free = stack.enter_context(_patient_lock(folder)) if group.rank == 0 else None
-        if group.broadcast(free):
-            yield from _run_locked(trunk, place, folder, group, heard)
-        else:
-            reason = f"another process is training in {folder}; stop it, then run again"
-            yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
+        hands: list[Hand] = []
+        try:
+            for trunk in trunks:
+                hand = yield from _take(trunk, place, group, stack)
+                hands += [] if hand is None else [hand]
+            yield from _train(hands, place, heard)
+        except (GeneratorExit, KeyboardInterrupt):
+            for hand in hands:
+                if hand.missing and not hand.failed:
+                    hand.record.close("stopped")
+            raise
 
 
 @contextmanager
@@ -65,6 +68,106 @@ def hearing() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _take(
+    trunk: TrunkSpec, place: Place, group: Group, stack: ExitStack
+) -> Generator[Event, None, Hand | None]:
+    """Lock the trunk's folder and open its text; None, having told why, if that cannot be."""
+    folder = store.trunk_folder(place.sweep, trunk.trunk_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record(trunk, folder, group)
+    free = stack.enter_context(_patient_lock(folder)) if group.rank == 0 else None
+    if not group.broadcast(free):
+        reason = f"another process is training in {folder}; stop it, then run again"
+        yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
+        return None
+    try:
+        record.open()
+        corpus = _corpus(trunk, place, group)
+        record.opened(place.device, corpus)
+        done = {run.run_id for run in trunk.runs if (folder / f"{run.run_id}.json").exists()}
+        done = group.broadcast(done)
+    except FAILURES as error:
+        yield _failed(record, error)
+        return None
+    job = Job(
+        model=trunk.model,
+        data=trunk.data,
+        train=trunk.train,
+        corpus=corpus,
+        folder=folder,
+        device=place.device,
+        checkpoint_seconds=place.checkpoint_seconds,
+        group=group,
+    )
+    return Hand(job, record, [run for run in trunk.runs if run.run_id not in done])
+
+
+def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[Event]:
+    """Stage after stage; one that fails is tried again in halves, down to the trunk at fault."""
+    members = place.members
+    if members is None and any(len(hand.missing) for hand in hands):
+        job = hands[0].job
+        members, told = capacity.members(job, place.workers, sum(len(h.missing) for h in hands))
+        for hand in hands:
+            hand.record.log(told)
+        yield Event(kind="overview", reason=told)
+    waiting = stages(hands, members or 1)
+    while waiting:
+        legs = waiting.pop(0)
+        ready = []
+        for leg in legs:
+            diverged = leg.hand.diverged
+            if leg.hand.failed or leg.run not in leg.hand.missing:
+                continue
+            if diverged is not None and leg.run.start >= diverged.step:
+                yield from leg.skip(diverged)
+            else:
+                ready.append(leg)
+        if not ready:
+            continue
+        try:
+            yield from _stage(ready, heard)
+        except FAILURES as error:
+            if len(ready) == 1:
+                yield _failed(ready[0].hand.record, error)
+                ready[0].hand.failed = True
+                continue
+            waiting = [*halves(ready), *waiting]
+            if place.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+    for hand in hands:
+        if not hand.failed:
+            hand.record.close("done")
+
+
+def _stage(legs: list[Leg], heard: Sequence[int]) -> Generator[Event]:
+    group, device = legs[0].hand.job.group, legs[0].hand.job.device
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    events = train_all([leg.member() for leg in legs])
+    try:
+        for index, event in events:
+            yield from legs[index].hear(event)
+            if _may_stop(event, group) and group.any(bool(heard)):
+                raise KeyboardInterrupt
+    except (GeneratorExit, KeyboardInterrupt):
+        try:
+            events.close()  # saves
+        except FAILURES as error:
+            for hand in {id(leg.hand): leg.hand for leg in legs}.values():
+                hand.record.failed(error)
+                hand.failed = True
+        raise
+    finally:
+        events.close()
+
+
+def _failed(record: Record, error: Exception) -> Event:
+    if isinstance(error, OtherRankError):  # that one records its reason itself
+        return Event(kind="failed", trunk_id=record.trunk.trunk_id, reason=str(error))
+    return Event(kind="failed", trunk_id=record.trunk.trunk_id, reason=record.failed(error))
+
+
 @contextmanager
 def _patient_lock(folder: Path) -> Iterator[bool]:
     deadline = time.monotonic() + LOCK_SECONDS
@@ -74,68 +177,6 @@ def _patient_lock(folder: Path) -> Iterator[bool]:
                 yield free
                 return
         time.sleep(0.5)
-
-
-def _run_locked(
-    trunk: TrunkSpec, place: Place, folder: Path, group: Group, heard: Sequence[int]
-) -> Generator[Event]:
-    closed, first, began = False, group.rank == 0, time.monotonic()
-    try:
-        if first:
-            store.write_status(folder, "running")
-            _cut_partial_line(folder / "evals.jsonl")
-        job = Job(
-            model=trunk.model,
-            data=trunk.data,
-            train=trunk.train,
-            corpus=_corpus(trunk, place, group),
-            folder=folder,
-            device=place.device,
-            checkpoint_seconds=place.checkpoint_seconds,
-            group=group,
-        )
-        told = began
-        with closing(_train_runs(trunk, job, heard)) as events:
-            try:
-                for event in events:
-                    now = time.monotonic()
-                    if first and event.kind == "progress" and now - told > STATUS_SECONDS:
-                        told = now
-                        with suppress(OSError):  # a courtesy, in the midst of a step of the ranks
-                            store.write_status(
-                                folder,
-                                "running",
-                                run_id=event.run_id,
-                                step=event.step,
-                                train_loss=event.train_loss,
-                                seconds=now - began,
-                            )
-                    yield event
-            except GeneratorExit:
-                closed = True
-                raise
-        if first:
-            store.write_status(folder, "done")
-    except (GeneratorExit, KeyboardInterrupt):
-        if first:
-            store.write_status(folder, "stopped")
-        raise
-    except OtherRankError as error:  # which records its reason itself
-        yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=str(error))
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        # RuntimeError is how torch reports out-of-memory and bad kernels.
-        reason = f"{type(error).__name__}: {error}"
-        if group.size > 1:
-            reason = f"rank {group.rank} of {group.size}: {reason}"
-        _log(folder, reason)
-        try:
-            # Of several ranks the first to fail knows why; the others only miss it.
-            if group.size == 1 or store.read_status(folder)["state"] != "failed":
-                store.write_status(folder, "failed", reason=reason)
-        except OSError as second:  # a full disk cannot even hold the reason: the caller hears it
-            reason += f" (not recorded: {second})"
-        if not closed:
-            yield Event(kind="failed", trunk_id=trunk.trunk_id, reason=reason)
 
 
 def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
@@ -159,127 +200,6 @@ def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
     return corpus
 
 
-def _train_runs(trunk: TrunkSpec, job: Job, heard: Sequence[int]) -> Generator[Event]:
-    origin = _origin(trunk, job)
-    tokens = len(job.corpus.train)
-    available = data.windows(tokens, trunk.model.seq_len) * trunk.model.seq_len
-    diverged: dict | None = None  # once the trunk has, every longer horizon has
-    paths = {run.run_id: job.folder / f"{run.run_id}.json" for run in trunk.runs}
-    done = job.group.broadcast({run_id for run_id, path in paths.items() if path.exists()})
-    for run in trunk.runs:
-        if run.run_id in done:
-            continue
-        started = _now()
-        if diverged is None:
-            result = yield from _train_run(trunk, run, job, heard)
-        else:
-            result = dict(diverged)
-        if result.pop("on_trunk", False):
-            diverged = {"status": result["status"], "reason": result["reason"]}
-        result |= {
-            "run_id": run.run_id,
-            **origin,
-            "unique_tokens": min(run.tokens, available),
-            "epochs": run.tokens / available,
-            "started": started,
-            "finished": _now(),
-        }
-        with job.group.together():
-            if job.group.rank == 0:
-                store.write_atomic(paths[run.run_id], json.dumps(result, indent=1))
-                told = f"{result['status']} {result.get('val_loss')}"
-                _log(job.folder, f"{run.run_id} D={run.tokens} {told}")
-        yield Event(kind="finished", trunk_id=trunk.trunk_id, run_id=run.run_id, result=result)
-
-
-def _train_run(
-    trunk: TrunkSpec, run: RunSpec, job: Job, heard: Sequence[int]
-) -> Generator[Event, None, dict]:
-    """Train one run, passing on its progress; return what it measured."""
-    cuda, batch, group = job.device.startswith("cuda"), trunk.train.batch_tokens, job.group
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(job.device)
-    began, first, told, ended = time.monotonic(), None, 0.0, None
-    events = train(job, Horizon(start=run.start, stop=run.stop), job.folder / f"{run.run_id}.pt")
-    with closing(events):
-        for event in events:
-            if isinstance(event, Result):
-                ended = event
-            elif isinstance(event, Evaluation):
-                with group.together():
-                    if group.rank == 0:
-                        _append(job.folder / "evals.jsonl", _point(event, run))
-            elif first is None:
-                first = event.step
-                if group.rank == 0:
-                    _log(job.folder, f"{run.run_id} D={run.tokens} from step {first} of {run.stop}")
-            elif (now := time.monotonic()) - told > PROGRESS_SECONDS:
-                told = now
-                yield Event(
-                    kind="progress",
-                    trunk_id=trunk.trunk_id,
-                    run_id=run.run_id,
-                    step=event.step,
-                    train_loss=event.train_loss,
-                    tokens_per_second=(event.step - first) * batch / (now - began),
-                )
-            if _may_stop(event, group) and group.any(bool(heard)):
-                raise KeyboardInterrupt
-    assert ended is not None
-    result = asdict(ended)
-    steps = run.stop - result.pop("from_step")
-    training = result["seconds"] - (result["eval_seconds"] or 0.0)
-    return {
-        **result,
-        "tokens_per_second": steps * batch / training if ended.status == "ok" and steps else None,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if cuda else None,
-    }
-
-
-def _may_stop(event: Progress | Evaluation | Result, group: Group) -> bool:
+def _may_stop(event: Told, group: Group) -> bool:
     """Whether this is a moment to stop: ranks have to ask one another, so they do not always."""
     return isinstance(event, Progress) and (group.size == 1 or event.step % REPORT_STEPS == 0)
-
-
-def _origin(trunk: TrunkSpec, job: Job) -> dict:
-    """Columns that say which code and machine made a result."""
-    commit, dirty = provenance.git()
-    cuda = job.device.startswith("cuda")
-    return {
-        "device": torch.cuda.get_device_name(job.device) if cuda else provenance.processor_name(),
-        "torch": torch.__version__,
-        "world_size": job.group.size,
-        "spec_hash": hashlib.sha256(trunk.model_dump_json().encode()).hexdigest(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-    }
-
-
-def _point(event: Evaluation, run: RunSpec) -> dict:
-    values = asdict(event)
-    values["run_id"] = run.run_id if values.pop("branch") else None
-    return values
-
-
-def _append(path: Path, values: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
-
-
-def _cut_partial_line(path: Path) -> None:
-    """Drop a killed process's half line, so that the next line starts at a line's start."""
-    if path.exists():
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            path.write_bytes(whole)
-
-
-def _log(folder: Path, line: str) -> None:
-    # The log is a courtesy: what it says is also in status.json or a result.
-    with suppress(OSError), (folder / "log.txt").open("a") as file:
-        file.write(f"{_now()} {line}\n")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

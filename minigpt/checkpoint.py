@@ -3,8 +3,10 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 FORMAT = 1
 
@@ -16,7 +18,7 @@ class CheckpointError(ValueError):
 def save(path: Path, values: dict[str, object]) -> None:
     """Write `values` (tensors, numbers, strings, nested dicts and lists) to `path` atomically."""
     buffer = io.BytesIO()  # written by one plain write, so that a full disk says so
-    torch.save({"format": FORMAT, **values}, buffer)
+    torch.save({"format": FORMAT, **_own(values)}, buffer)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -47,4 +49,18 @@ def load(path: Path, device: str = "cpu") -> dict:
             f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; "
             "use the version that wrote it"
         )
+    return values
+
+
+def _own(values: Any) -> Any:
+    """Nested dicts and lists with copies of tensors that are parts of larger ones.
+
+    Of those, torch would write the whole.
+    """
+    if isinstance(values, dict):
+        return {key: _own(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(_own(value) for value in values)
+    if isinstance(values, Tensor) and values.untyped_storage().nbytes() > values.nbytes:
+        return values.clone()
     return values

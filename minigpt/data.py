@@ -90,7 +90,8 @@ def prepare(config: DataConfig, cache: Path, leave_out: Path | None = None) -> C
             f"val_fraction = {config.val_fraction}); lower data.eval_tokens (and "
             "data.curve_eval_tokens), or raise data.val_fraction"
         )
-    shard = functools.partial(np.memmap, dtype="<u2", mode="r")
+    # Copy-on-write, of which nothing ever makes use: torch warns of what is read-only.
+    shard = functools.partial(np.memmap, dtype="<u2", mode="c")
     return Corpus(info, shard(folder / "train.bin"), shard(folder / "val.bin"))
 
 
@@ -109,14 +110,22 @@ def batch(
     visits each once in an order drawn from (seed, epoch). The order does not depend on the model or
     the batch size. Of the batch's sequences only `rows` are read.
     """
-    n_windows = windows(len(corpus.train), seq_len)
-    index_B = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+    window_B = order(
+        len(corpus.train), seed=seed, first=step * batch_size, count=batch_size, seq_len=seq_len
+    )
+    return _gather(corpus.train, window_B[rows], seq_len)
+
+
+def order(tokens: int, *, seed: int, first: int, count: int, seq_len: int) -> np.ndarray:
+    """The windows of a shard of `tokens` tokens that are visited at places `first` and on."""
+    n_windows = windows(tokens, seq_len)
+    index_B = np.arange(first, first + count)
     epoch_B, place_B = np.divmod(index_B, n_windows)
     window_B = np.empty_like(index_B)
     for epoch in np.unique(epoch_B):
         here = epoch_B == epoch
         window_B[here] = _order(seed, int(epoch), n_windows)[place_B[here]]
-    return _gather(corpus.train, window_B, seq_len)
+    return window_B
 
 
 def held_out(

@@ -1,7 +1,8 @@
 """MiniGPT, in two presets that share one code path where they agree.
 
 Shapes: B batch, T sequence, D width (d_model), H heads, K channels of a head, F feed-forward width,
-V vocabulary.
+V vocabulary. Given weights with a leading axis (see `minigpt.layers`) the same code is M models at
+once, and B stands for the two axes M, B.
 """
 
 import math
@@ -12,8 +13,7 @@ from torch.nn import functional as F
 
 from minigpt.config import ModelConfig
 from minigpt.counts import parameter_counts
-
-IGNORED = -100  # a target that does not enter the loss
+from minigpt.layers import Embedding, LayerNorm, Linear, RMSNorm
 
 
 class MiniGPT(nn.Module):
@@ -41,7 +41,7 @@ class MiniGPT(nn.Module):
         self.position: Tensor
         self.cos_TK: Tensor
         self.sin_TK: Tensor
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         if config.positions == "learned":
             self.position = nn.Parameter(torch.zeros(config.seq_len, config.d_model))
         elif config.positions == "sinusoidal":
@@ -51,8 +51,8 @@ class MiniGPT(nn.Module):
             self.register_buffer("cos_TK", cos_TK, persistent=False)
             self.register_buffer("sin_TK", sin_TK, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.final_norm = nn.RMSNorm(config.d_model, eps=1e-6) if gpt else nn.Identity()
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=not gpt)
+        self.final_norm = RMSNorm(config.d_model, eps=1e-6) if gpt else nn.Identity()
+        self.head = Linear(config.d_model, config.vocab_size, bias=not gpt)
         if gpt:
             self._init_gpt()
 
@@ -66,13 +66,14 @@ class MiniGPT(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits_BTV of the next token after each position; T at most `seq_len`."""
-        T = tokens_BT.shape[1]
+        T = tokens_BT.shape[-1]
         x_BTD = self.embedding(tokens_BT)
         rotation = None
         if self.config.preset == "vaswani":
-            x_BTD = x_BTD * math.sqrt(self.config.d_model) + self.position[:T]
+            position_BTD = self.position[..., None, :T, :]  # one for every sequence of a batch
+            x_BTD = x_BTD * math.sqrt(self.config.d_model) + position_BTD
         else:
-            rotation = (self.cos_TK[:T], self.sin_TK[:T])
+            rotation = (self.cos_TK[:T, None, None], self.sin_TK[:T, None, None])
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation)
         return self.head(self.final_norm(x_BTD))
@@ -84,7 +85,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.pre_norm = config.preset == "gpt"
-        norm = nn.RMSNorm if self.pre_norm else nn.LayerNorm
+        norm = RMSNorm if self.pre_norm else LayerNorm
         eps = 1e-6 if self.pre_norm else 1e-5
         self.attention = Attention(config)
         self.mlp = MLP(config)
@@ -110,20 +111,23 @@ class Attention(nn.Module):
         super().__init__()
         gpt = config.preset == "gpt"
         self.n_heads = config.n_heads
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=not gpt)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=not gpt)
-        self.qk_norm = nn.RMSNorm(config.d_head, eps=1e-6) if gpt else nn.Identity()
+        self.qkv = Linear(config.d_model, 3 * config.d_model, bias=not gpt)
+        self.out = Linear(config.d_model, config.d_model, bias=not gpt)
+        self.qk_norm = RMSNorm(config.d_head, eps=1e-6) if gpt else nn.Identity()
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        B, T, D = x_BTD.shape
-        qkv_3BHTK = self.qkv(x_BTD).view(B, T, 3, self.n_heads, D // self.n_heads)
-        qkv_3BHTK = qkv_3BHTK.permute(2, 0, 3, 1, 4)
-        qk_2BHTK, v_BHTK = qkv_3BHTK[:2], qkv_3BHTK[2]
-        if rotation is not None:  # norm and rotation in float32, also under autocast
-            qk_2BHTK = _rotate(self.qk_norm(qk_2BHTK.to(rotation[0].dtype)), *rotation)
-        q_BHTK, k_BHTK = qk_2BHTK.unbind(0)
-        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-        return self.out(y_BHTK.transpose(1, 2).reshape(B, T, D))
+        D = x_BTD.shape[-1]
+        qkv_BT3HK = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, D // self.n_heads))
+        if rotation is None:
+            q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(-3)
+        else:  # norm and rotation in float32, also under autocast
+            qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), dim=-3)
+            qk_BT2HK = _rotate(self.qk_norm(qk_BT2HK.to(rotation[0].dtype)), *rotation)
+            q_BTHK, k_BTHK, v_BTHK = *qk_BT2HK.unbind(-3), v_BT1HK.squeeze(-3)
+        # To attention, which has no weights, several models are a larger batch.
+        q, k, v = (x.flatten(0, -4).transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
+        y_BHTK = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y_BHTK.transpose(1, 2).reshape(x_BTD.shape))
 
 
 class MLP(nn.Module):
@@ -133,19 +137,13 @@ class MLP(nn.Module):
         super().__init__()
         bias = config.preset == "vaswani"
         self.activation = config.activation
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=bias)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=bias)
+        self.up = Linear(config.d_model, config.d_ff, bias=bias)
+        self.down = Linear(config.d_ff, config.d_model, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         h_BTF = self.up(x_BTD)
         h_BTF = F.gelu(h_BTF) if self.activation == "gelu" else F.relu(h_BTF)
         return self.down(h_BTF.square() if self.activation == "relu2" else h_BTF)
-
-
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean −log P(target), a scalar in nats per token, over targets that are not IGNORED."""
-    logits_BTV = logits_BTV.float() if logits_BTV.dtype == torch.bfloat16 else logits_BTV
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
 
 
 def _rotations_TK(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -158,10 +156,10 @@ def _rotations_TK(config: ModelConfig) -> tuple[Tensor, Tensor]:
     return angle_TK.cos().to(dtype), angle_TK.sin().to(dtype)
 
 
-def _rotate(x_TK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-    """Turn the channel pairs of x (..., T, K) by their position's angles."""
-    a, b = x_TK.chunk(2, dim=-1)
-    return x_TK * cos_TK + torch.cat((-b, a), dim=-1) * sin_TK
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the channel pairs of x (..., K) by angles that broadcast to it."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
 def _sinusoids_TD(config: ModelConfig) -> Tensor:

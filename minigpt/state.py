@@ -2,10 +2,12 @@
 
 `trunk-<step>.pt` is saved where a horizon branches off, `latest.pt` by the clock and when training
 is closed. A run starts from the nearest of them, so a killed run, a longer horizon and a shorter
-one are the same case.
+one are the same case. Branches that are trained side by side have a `latest-<stop>.pt` each.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,15 +40,15 @@ class Job:
 
 @dataclass
 class State:
-    """What training changes, on the device; nothing here is looked at between two reports."""
+    """What training changes: weights and moments on the device, and what its losses were."""
 
     model: MiniGPT
     wrapped: nn.Module  # the model whose backward pass averages over the ranks
     optimizer: torch.optim.Optimizer
-    recent: Tensor  # losses of the last steps, in a ring
-    loss_sum: Tensor  # since the last evaluation
-    worst: Tensor  # since the last look: a model can blow up and go quiet between two
+    recent: Tensor  # losses of the last steps, in a ring, on the CPU
+    loss_sum: float = 0.0  # since the last evaluation
     loss_count: int = 0
+    worst: float = 0.0  # since the last look: a model can blow up and go quiet between two
     step: int = 0
     branch: int | None = None  # the stop of the horizon whose branch this is; None on the trunk
     from_step: int = 0
@@ -54,13 +56,27 @@ class State:
     cpu_began: float = 0.0
 
 
-def note(state: State, loss: Tensor) -> None:
-    """Count one step and its loss, without looking at the loss."""
-    state.recent[state.step % RECENT_STEPS] = loss
-    state.loss_sum += loss
-    state.worst = torch.maximum(state.worst, loss)
-    state.loss_count += 1
-    state.step += 1
+def note(state: State, losses: Sequence[float]) -> None:
+    """Take note of the losses of the last steps, now that they were looked at."""
+    for step, loss in enumerate(losses, state.step - len(losses)):
+        state.recent[step % RECENT_STEPS] = loss
+        state.loss_sum += loss
+        if math.isnan(loss) or loss > state.worst:
+            state.worst = loss
+    state.loss_count += len(losses)
+
+
+def fresh(job: Job) -> State:
+    """The state before the first step."""
+    model = MiniGPT(job.model, seed=job.train.seed)
+    return State(
+        model,
+        job.group.wrap(model, job.device),
+        optim.optimizer(model, job.train),
+        recent=torch.zeros(RECENT_STEPS),
+        began=time.monotonic(),
+        cpu_began=time.process_time(),
+    )
 
 
 def resume(job: Job, at: Horizon) -> State:
@@ -68,27 +84,17 @@ def resume(job: Job, at: Horizon) -> State:
 
     Only rank 0 reads files: what it finds is every rank's.
     """
-    model, group = MiniGPT(job.model, seed=job.train.seed), job.group
-    state = State(
-        model,
-        group.wrap(model, job.device),
-        optim.optimizer(model, job.train),
-        recent=torch.zeros(RECENT_STEPS, device=job.device),
-        loss_sum=torch.zeros((), device=job.device),
-        worst=torch.zeros((), device=job.device),
-        began=time.monotonic(),
-        cpu_began=time.process_time(),
-    )
+    state, group = fresh(job), job.group
     with group.together():
         found = _nearest(job, at) if group.rank == 0 else None
     parameters = [p for part in state.optimizer.param_groups for p in part["params"]]
-    like = {"model": model.state_dict(), "optimizer": {"state": dict(enumerate(parameters))}}
+    like = {"model": state.model.state_dict(), "optimizer": {"state": dict(enumerate(parameters))}}
     best = group.scatter(found, like, job.device)
     if best is not None:
         state.model.load_state_dict(best["model"])
         state.optimizer.load_state_dict(best["optimizer"])
-        state.recent, state.worst = best["recent"], best["worst"]
-        state.loss_sum, state.loss_count = best["loss_sum"], best["loss_count"]
+        state.recent, state.worst = best["recent"].cpu(), float(best["worst"])
+        state.loss_sum, state.loss_count = float(best["loss_sum"]), best["loss_count"]
         state.step, state.branch = best["step"], best["branch"]
         state.from_step = state.step
         if best["on_way_to"] == at.stop:  # the same run, in an earlier process
@@ -107,8 +113,9 @@ def _nearest(job: Job, at: Horizon) -> dict | None:
         if int(path.stem.removeprefix("trunk-")) <= at.start
     ]
     best = checkpoint.load(max(found), device) if found else None
-    latest = job.folder / "latest.pt"
-    if latest.exists():
+    for latest in (job.folder / "latest.pt", job.folder / f"latest-{at.stop:08d}.pt"):
+        if not latest.exists():
+            continue
         values = checkpoint.load(latest, device)
         on_the_way = values["branch"] == at.stop or (
             values["branch"] is None and values["step"] <= at.start

@@ -7,11 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = {
-    "minigpt": "config counts schedule text data model group optim checkpoint state evaluate train",
+    "minigpt": (
+        "config counts schedule text data process layers loss model group optim checkpoint state "
+        "evaluate event step stack member train"
+    ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
-        "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place trunk "
-        "run follow torchrun slots launch job submit speed progress execute manage sweep"
+        "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
+        "record leg capacity trunk run follow torchrun slots launch job submit speed progress execute "
+        "manage sweep"
     ),
     "analysis": (
         "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "

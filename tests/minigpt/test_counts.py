@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minigpt.config import ModelConfig
 from minigpt.counts import flops_per_token, parameter_counts
-from minigpt.model import MiniGPT, cross_entropy
+from minigpt.loss import cross_entropy
+from minigpt.model import MiniGPT
 
 
 @st.composite

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from minigpt.config import ModelConfig
-from minigpt.model import IGNORED, MiniGPT, _rotate, cross_entropy
+from minigpt.loss import IGNORED, cross_entropy
+from minigpt.model import MiniGPT, _rotate
 
 PRESETS = [("gpt", "rotary"), ("vaswani", "learned"), ("vaswani", "sinusoidal")]
 both = pytest.mark.parametrize(("preset", "positions"), PRESETS)

@@ -17,7 +17,8 @@ from torch import Tensor
 from minigpt import optim
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.counts import parameter_counts
-from minigpt.model import MiniGPT, cross_entropy
+from minigpt.loss import cross_entropy
+from minigpt.model import MiniGPT
 
 Weights = dict[str, Tensor]
 RTOL = 1e-6

@@ -15,10 +15,11 @@ from minigpt import checkpoint, train
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.data import END_OF_TEXT, Corpus
 from minigpt.evaluate import evaluate
-from minigpt.model import MiniGPT, cross_entropy
+from minigpt.event import Evaluation, Progress, Result
+from minigpt.loss import cross_entropy
+from minigpt.model import MiniGPT
 from minigpt.schedule import horizon
 from minigpt.state import RECENT_STEPS, Job
-from minigpt.train import Evaluation, Progress, Result
 
 SEQ_LEN, BATCH = 16, 64
 MODEL = ModelConfig(d_model=16, n_layers=1, n_heads=2, d_ff=32, vocab_size=257, seq_len=SEQ_LEN)
@@ -100,7 +101,7 @@ def losses(monkeypatch) -> list[torch.Tensor]:
         found.append(cross_entropy(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(train, "cross_entropy", caught)
+    monkeypatch.setattr("minigpt.step.cross_entropy", caught)
     return found
 
 
@@ -442,7 +443,7 @@ def spoil(monkeypatch):
         def spoilt(*arguments):
             return cross_entropy(*arguments) * factors.get(next(calls), 1.0)
 
-        monkeypatch.setattr(train, "cross_entropy", spoilt)
+        monkeypatch.setattr("minigpt.step.cross_entropy", spoilt)
 
     return install
 
@@ -490,7 +491,7 @@ def test_divergence_on_the_branch_is_not_the_trunks(job, spoil):
 
 
 def test_held_out_loss_that_is_no_number_is_divergence(job, monkeypatch):
-    monkeypatch.setattr(train, "evaluate", lambda *a: (math.nan, math.nan, math.nan, 0))
+    monkeypatch.setattr("minigpt.member.evaluate", lambda *a: (math.nan, math.nan, math.nan, 0))
     result, *_ = run(job, SHORT)
     assert result.status == "diverged"
     assert "held-out loss nan after the last step" in result.reason

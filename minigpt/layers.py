@@ -1,0 +1,103 @@
+"""The layers of MiniGPT, for one model or for several of one shape at once.
+
+Given a weight with one more axis in front, a layer is M layers that share nothing: its input has
+the axis in front too, and so has its output. Modules are built for one model;
+`torch.func.functional_call` gives them the weights of several.
+
+Shapes: M models, N rows (any axes between the first and the last), I inputs, O outputs.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Linear(nn.Linear):
+    """x·Wᵀ + b; M of them as one batched product."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., I) to (..., O), or (M, ..., I) to (M, ..., O)."""
+        x, weight, bias = input, self.weight, self.bias
+        if weight.ndim == 2:
+            return F.linear(x, weight, bias)
+        if torch.is_autocast_enabled(x.device.type):  # which does not reach into _Products
+            half = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(half), weight.to(half)
+            bias = None if bias is None else bias.to(half)
+        return _Products.apply(x.flatten(1, -2), weight, bias).unflatten(1, x.shape[1:-1])
+
+
+class _Products(torch.autograd.Function):
+    """x_MNI·Wᵀ + b for each model; the gradient of W_MOI lies in memory as W does."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MNI: Tensor, weight_MOI: Tensor, bias_MO: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_MNI, weight_MOI)
+        ctx.biased = bias_MO is not None
+        if bias_MO is None:
+            return torch.bmm(x_MNI, weight_MOI.mT)
+        return torch.baddbmm(bias_MO[:, None], x_MNI, weight_MOI.mT)
+
+    @staticmethod
+    def backward(ctx: Any, g_MNO: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_MNI, weight_MOI = ctx.saved_tensors
+        own = torch.bmm(g_MNO, weight_MOI) if ctx.needs_input_grad[0] else None
+        return own, torch.bmm(g_MNO.mT, x_MNI), g_MNO.sum(dim=1) if ctx.biased else None
+
+
+class Embedding(nn.Embedding):
+    """Rows of a table, of each model its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids (...) to (..., D), or (M, ...) to (M, ..., D)."""
+        if self.weight.ndim == 2:
+            return F.embedding(input, self.weight)
+        return _Rows.apply(self.weight, input.flatten(1)).unflatten(1, input.shape[1:])
+
+
+class _Rows(torch.autograd.Function):
+    """table_MVD at ids_MN; the gradient is summed row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, table_MVD: Tensor, ids_MN: Tensor) -> Tensor:
+        ctx.save_for_backward(ids_MN)
+        ctx.shape = table_MVD.shape
+        models_M1 = torch.arange(len(ids_MN), device=ids_MN.device)[:, None]
+        return table_MVD[models_M1, ids_MN]
+
+    @staticmethod
+    def backward(ctx: Any, g_MND: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (ids_MN,) = ctx.saved_tensors
+        M, V, D = ctx.shape
+        first_M1 = torch.arange(0, M * V, V, device=ids_MN.device)[:, None]
+        own = torch.zeros(M * V, D, dtype=g_MND.dtype, device=g_MND.device)
+        own.index_add_(0, (ids_MN + first_M1).flatten(), g_MND.flatten(0, 1))
+        return own.view(ctx.shape), None
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (Ba et al. 2016, eq. 4)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the last axis."""
+        if self.weight.ndim == 1:
+            return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        normed = F.layer_norm(input, self.normalized_shape, eps=self.eps)
+        return torch.addcmul(_for_each(self.bias, input), normed, _for_each(self.weight, input))
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, eq. 4)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the last axis."""
+        if self.weight.ndim == 1:
+            return F.rms_norm(x, list(self.normalized_shape), self.weight, self.eps)
+        return F.rms_norm(x, list(self.normalized_shape), eps=self.eps) * _for_each(self.weight, x)
+
+
+def _for_each(value: Tensor, x: Tensor) -> Tensor:
+    """A value (M,) or (M, K) of each model, to broadcast with its part of x (M, ...)."""
+    return value.view(value.shape[0], *[1] * (x.ndim - value.ndim), *value.shape[1:])

@@ -1,0 +1,230 @@
+"""Several models of one shape, trained by one step: every weight has a leading axis.
+
+A stack takes over the states of its members: their parameters and the optimizer's moments become
+views of its own tensors, so that whatever reads a member's state (evaluation, checkpoints) reads
+what the stack trains. Members share nothing but the step: each has its data, its rates, its clip,
+and its own NaN.
+
+Shapes: M members, B batch, T sequence, P parameters of a model, G groups of them.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.optim.adam import adam
+
+from minigpt import data, optim
+from minigpt.config import TrainConfig
+from minigpt.loss import cross_entropies
+from minigpt.state import Job, State
+
+HALVED = ("hidden", "head")  # groups that a bfloat16 step casts to bfloat16, all at once
+GROUPS = (*HALVED, "embedding", "vector")
+AHEAD = 64  # steps whose data are looked up together; more than lie between two looks at losses
+
+
+class Stack:
+    """M states of one shape; `step` trains each by its next batch.
+
+    On a GPU a step is one CUDA graph, and the host only says where batches lie and at what rates.
+    """
+
+    def __init__(self, jobs: Sequence[Job], states: Sequence[State]) -> None:
+        """Take over `states`; of `jobs` only seeds and rates may differ."""
+        self.train, self.model = jobs[0].train, states[0].model
+        self.device = torch.device(jobs[0].device)
+        self.shard = resident(jobs[0].corpus.train, self.device)
+        self.weights = _Weights(states, self.device)
+        self.feed = _Feed(jobs, states, self.device)
+        self.offsets_T = torch.arange(self.model.config.seq_len + 1, device=self.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.losses_M = torch.empty(0)
+
+    def step(self, factors: Sequence[float]) -> Tensor:
+        """One step of every member at its rates times its factor; losses_M, in nats per token."""
+        self.feed.next(factors)
+        if self.device.type != "cuda":
+            return self._step()
+        if self.graph is None:
+            self.graph = self._captured()
+        self.graph.replay()
+        return self.losses_M.clone()
+
+    def _step(self) -> Tensor:
+        M, half = len(self.feed.windows_MB), self.train.dtype == "bfloat16"
+        starts_MB1 = (self.feed.windows_MB * self.model.config.seq_len)[..., None]
+        chunk_MBT = tokens_at(self.shard, starts_MB1 + self.offsets_T)
+        chunk_MBT = chunk_MBT if M > 1 else chunk_MBT[0]
+        own = self.weights.of_models(half)
+        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+            logits = functional_call(self.model, own, (chunk_MBT[..., :-1],))
+        losses_M = cross_entropies(logits, chunk_MBT[..., 1:], M)
+        (gradient_MP,) = torch.autograd.grad(losses_M.sum(), [self.weights.values_MP])
+        self.weights.update(gradient_MP, self.feed.rates_MG, self.train)
+        return losses_M.detach()
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """One step as a CUDA graph; what the steps before the recording change is put back."""
+        held = self.weights.changing()
+        before = [tensor.detach().clone() for tensor in held]
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        aside = torch.cuda.Stream(self.device)
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # libraries allocate and choose kernels in their first calls
+                self._step()
+        here.wait_stream(aside)
+        with torch.cuda.graph(graph):
+            self.losses_M = self._step()
+        with torch.no_grad():
+            for tensor, value in zip(held, before, strict=True):
+                tensor.copy_(value)
+        return graph
+
+
+class _Weights:
+    """The members' parameters and moments, a row for each member, group after group."""
+
+    def __init__(self, states: Sequence[State], device: torch.device) -> None:
+        """Copy the values of `states` here, and make theirs views of the copies."""
+        names = {parameter: name for name, parameter in states[0].model.named_parameters()}
+        groups = optim.parameter_groups(states[0].model)
+        ordered = [p for group in GROUPS for p in groups[group]]
+        self.names = [names[p] for p in ordered]
+        self.shapes = [p.shape for p in ordered]
+        self.sizes = [p.numel() for p in ordered]
+        self.group_sizes = [sum(p.numel() for p in groups[group]) for group in GROUPS]
+        self.halved = sum(len(groups[group]) for group in HALVED)
+        shape = (len(states), sum(self.sizes))
+        self.values_MP = torch.empty(shape, device=device)
+        self.moved_MP, self.exp_avg_MP, self.exp_avg_sq_MP = (
+            torch.zeros(shape, device=device) for _ in range(3)
+        )
+        self.steps = [torch.zeros((), device=device) for _ in states]
+        for i, state in enumerate(states):
+            self._adopt(i, state)
+        self.values_MP.requires_grad_()
+
+    def _adopt(self, i: int, state: State) -> None:
+        parameters = dict(state.model.named_parameters())
+        rows = (self.values_MP[i], self.exp_avg_MP[i], self.exp_avg_sq_MP[i])
+        parts = zip(self.names, self.shapes, *(row.split(self.sizes) for row in rows), strict=True)
+        for name, shape, *flat in parts:
+            value, average, square = (part.view(shape) for part in flat)
+            p = parameters[name]
+            value.copy_(p.detach())
+            p.data = value
+            if before := state.optimizer.state.get(p):
+                average.copy_(before["exp_avg"])
+                square.copy_(before["exp_avg_sq"])
+                self.steps[i].copy_(before["step"])
+            moments = {"step": self.steps[i], "exp_avg": average, "exp_avg_sq": square}
+            state.optimizer.state[p] = moments
+
+    def of_models(self, half: bool) -> dict[str, Tensor]:
+        """Parameters by name, (M, ...) each, or where M is 1 as one model has them."""
+        halved, M = sum(self.sizes[: self.halved]), len(self.values_MP)
+        values, parts = self.values_MP, []
+        if half:
+            first, values = values.split((halved, values.shape[1] - halved), dim=1)
+            parts = list(first.bfloat16().split(self.sizes[: self.halved], dim=1))
+        parts += values.split(self.sizes[len(parts) :], dim=1)
+        lead = (M,) if M > 1 else ()
+        shaped = zip(self.names, parts, self.shapes, strict=True)
+        return {name: part.view(*lead, *shape) for name, part, shape in shaped}
+
+    @torch.no_grad()
+    def update(self, gradient_MP: Tensor, rates_MG: Tensor, train: TrainConfig) -> None:
+        """Clip each member's gradient and take its AdamW step."""
+        if train.grad_clip is not None:
+            norm_M1 = torch.linalg.vector_norm(gradient_MP, dim=1, keepdim=True)
+            gradient_MP.mul_((train.grad_clip / (norm_M1 + 1e-6)).clamp_(max=1.0))
+        # At a rate and a decay of one AdamW leaves 0·moved − Adam's step in `moved`: it takes one
+        # rate, and members and groups have their own. Rows, because each member counts its steps.
+        adam(
+            list(self.moved_MP.unbind()),
+            list(gradient_MP.unbind()),
+            list(self.exp_avg_MP.unbind()),
+            list(self.exp_avg_sq_MP.unbind()),
+            [],
+            self.steps,
+            fused=True,
+            decoupled_weight_decay=True,
+            amsgrad=False,
+            beta1=train.beta1,
+            beta2=train.beta2,
+            lr=1.0,
+            weight_decay=1.0,
+            eps=train.eps,
+            maximize=False,
+        )
+        groups = zip(
+            GROUPS,
+            self.values_MP.split(self.group_sizes, dim=1),
+            self.moved_MP.split(self.group_sizes, dim=1),
+            rates_MG.split(1, dim=1),
+            strict=True,
+        )
+        for group, values, moved, rate_M1 in groups:
+            if train.weight_decay and group != "vector":
+                values.mul_(1 - rate_M1 * train.weight_decay)
+            values.addcmul_(moved, rate_M1)
+
+    def changing(self) -> list[Tensor]:
+        """All that a step changes."""
+        return [self.values_MP, self.moved_MP, self.exp_avg_MP, self.exp_avg_sq_MP, *self.steps]
+
+
+class _Feed:
+    """Where each member's next batch lies and at what rates it trains, on the device."""
+
+    def __init__(self, jobs: Sequence[Job], states: Sequence[State], device: torch.device) -> None:
+        self.jobs, self.states = jobs, states
+        self.lr_MG = np.array([[getattr(job.train.lr, name) for name in GROUPS] for job in jobs])
+        B = jobs[0].train.batch_tokens // jobs[0].model.seq_len
+        self.windows_MB = torch.zeros(len(jobs), B, dtype=torch.int64, device=device)
+        self.rates_MG = torch.zeros(self.lr_MG.shape, device=device)
+        pinned = device.type == "cuda"  # so that copies do not wait; a slot is free AHEAD steps on
+        slots = AHEAD if pinned else 1
+        self.windows_SMB = torch.empty(slots, len(jobs), B, dtype=torch.int64, pin_memory=pinned)
+        self.rates_SMG = torch.empty(slots, *self.lr_MG.shape, pin_memory=pinned)
+        self.ahead: list[tuple[int, np.ndarray]] = [(-AHEAD, np.empty((0, B)))] * len(jobs)
+        self.count = 0
+
+    def next(self, factors: Sequence[float]) -> None:
+        """Look up the batches of the members' steps."""
+        slot = self.count % len(self.windows_SMB)
+        self.count += 1
+        for i, state in enumerate(self.states):
+            self.windows_SMB.numpy()[slot, i] = self._windows(i, state.step)
+        self.rates_SMG.numpy()[slot] = self.lr_MG * np.array(factors)[:, None]
+        self.windows_MB.copy_(self.windows_SMB[slot], non_blocking=True)
+        self.rates_MG.copy_(self.rates_SMG[slot], non_blocking=True)
+
+    def _windows(self, i: int, step: int) -> np.ndarray:
+        first, windows_AB = self.ahead[i]
+        if not first <= step < first + AHEAD:
+            job, B = self.jobs[i], self.windows_MB.shape[1]
+            windows_AB = data.order(
+                len(job.corpus.train),
+                seed=job.train.seed,
+                first=step * B,
+                count=AHEAD * B,
+                seq_len=job.model.seq_len,
+            ).reshape(AHEAD, B)
+            first, self.ahead[i] = step, (step, windows_AB)
+        return windows_AB[step - first]
+
+
+def resident(shard: np.ndarray, device: torch.device) -> Tensor:
+    """A token shard (uint16) on `device`, as the int16 that torch can index."""
+    return torch.from_numpy(shard.view("<i2")).to(device)
+
+
+def tokens_at(shard: Tensor, place: Tensor) -> Tensor:
+    """Token ids (int64) at places of a resident shard."""
+    return shard[place].long() & 0xFFFF
