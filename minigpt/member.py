@@ -45,19 +45,24 @@ class Training:
 
     @property
     def due(self) -> bool:
-        """Whether the step just trained is a point of the curve."""
-        config = self.member.job.train
+        """Whether the step just trained is a point of the curve; a horizon's end is not."""
+        config, at = self.member.job.train, self.member.at
         every = max(1, config.eval_every_tokens // config.batch_tokens)
-        return self.state.step % every == 0 and self.state.step < self.member.at.stop
+        ended = self.state.step >= at.stop > at.start
+        return self.state.step % every == 0 and not ended
+
+    @property
+    def marked(self) -> bool:
+        """Whether it stands at a branch point of its trunk."""
+        on_trunk = self.state.branch is None and self.state.step > 0
+        return on_trunk and self.state.step in self.member.marks
 
     def branch_off(self) -> None:
         """Save a branch point that the trunk has come to; leave the trunk at the horizon's own."""
         state, at = self.state, self.member.at
-        if state.branch is not None:
-            return
-        if state.step and state.step in self.member.marks:
+        if self.marked:
             self.save(f"trunk-{state.step:08d}.pt")
-        if at.start == state.step < at.stop:
+        if state.branch is None and at.start == state.step < at.stop:
             state.branch = at.stop
 
     def factor(self) -> float:

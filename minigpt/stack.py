@@ -104,7 +104,8 @@ class _Weights:
         self.moved_MP, self.exp_avg_MP, self.exp_avg_sq_MP = (
             torch.zeros(shape, device=device) for _ in range(3)
         )
-        self.steps = [torch.zeros((), device=device) for _ in states]
+        # torch's optimizers count the steps of each parameter: so do the members' states.
+        self.steps_MK = torch.zeros(len(states), len(self.sizes), device=device)
         for i, state in enumerate(states):
             self._adopt(i, state)
         self.values_MP.requires_grad_()
@@ -112,8 +113,14 @@ class _Weights:
     def _adopt(self, i: int, state: State) -> None:
         parameters = dict(state.model.named_parameters())
         rows = (self.values_MP[i], self.exp_avg_MP[i], self.exp_avg_sq_MP[i])
-        parts = zip(self.names, self.shapes, *(row.split(self.sizes) for row in rows), strict=True)
-        for name, shape, *flat in parts:
+        parts = zip(
+            self.names,
+            self.shapes,
+            self.steps_MK[i],
+            *(row.split(self.sizes) for row in rows),
+            strict=True,
+        )
+        for name, shape, step, *flat in parts:
             value, average, square = (part.view(shape) for part in flat)
             p = parameters[name]
             value.copy_(p.detach())
@@ -121,9 +128,8 @@ class _Weights:
             if before := state.optimizer.state.get(p):
                 average.copy_(before["exp_avg"])
                 square.copy_(before["exp_avg_sq"])
-                self.steps[i].copy_(before["step"])
-            moments = {"step": self.steps[i], "exp_avg": average, "exp_avg_sq": square}
-            state.optimizer.state[p] = moments
+                step.copy_(before["step"])
+            state.optimizer.state[p] = {"step": step, "exp_avg": average, "exp_avg_sq": square}
 
     def of_models(self, half: bool) -> dict[str, Tensor]:
         """Parameters by name, (M, ...) each, or where M is 1 as one model has them."""
@@ -151,7 +157,7 @@ class _Weights:
             list(self.exp_avg_MP.unbind()),
             list(self.exp_avg_sq_MP.unbind()),
             [],
-            self.steps,
+            list(self.steps_MK[:, 0].unbind()),  # which it counts up
             fused=True,
             decoupled_weight_decay=True,
             amsgrad=False,
@@ -162,6 +168,7 @@ class _Weights:
             eps=train.eps,
             maximize=False,
         )
+        self.steps_MK[:, 1:].add_(1)
         groups = zip(
             GROUPS,
             self.values_MP.split(self.group_sizes, dim=1),
@@ -176,7 +183,7 @@ class _Weights:
 
     def changing(self) -> list[Tensor]:
         """All that a step changes."""
-        return [self.values_MP, self.moved_MP, self.exp_avg_MP, self.exp_avg_sq_MP, *self.steps]
+        return [self.values_MP, self.moved_MP, self.exp_avg_MP, self.exp_avg_sq_MP, self.steps_MK]
 
 
 class _Feed:

@@ -66,6 +66,8 @@ def train_all(members: Sequence[Member]) -> Generator[tuple[int, Event]]:
         for training in trainings:
             yield training.index, Progress(step=training.state.step, train_loss=None)
         while trainings:
+            if any(training.marked for training in trainings):
+                look(judge=False)  # what is saved holds the losses of all its steps
             for training in trainings:
                 training.branch_off()
             over = [training for training in trainings if training.over]
