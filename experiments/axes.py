@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from minigpt.config import Count, Frozen, ModelConfig, Positive, PositiveFloat
 
@@ -54,17 +54,38 @@ class Run(Cells):
         return self
 
 
+class Doublings(Frozen):
+    """That many horizons, each twice the one before, of which the largest is D_max.
+
+    D_max is the largest power of two of tokens that data.max_epochs of the training text hold.
+    """
+
+    doublings: Positive
+
+
+def _form(value: object) -> str:
+    """Which of its two forms `tokens` has, so that a mistake in one is not told of both."""
+    return "table" if isinstance(value, dict | Doublings) else "list"
+
+
+Horizons = Annotated[
+    Annotated[tuple[Positive, ...], Field(strict=False), Tag("list")]
+    | Annotated[Doublings, Tag("table")],
+    Discriminator(_form),
+]
+
+
 class Grid(Frozen):
     """The axes: every size × horizon × seed × rate multiplier × batch, and the explicit runs.
 
-    Horizons are `tokens`, `tokens_per_param` (times n_total) or `flops`: isoFLOP budgets in
-    training FLOPs by the exact convention, which give each size its own tokens. `holdout` lists
-    partial matches, such as {d_model = 128} or {tokens = 3e6}: runs that match one are trained but
-    kept out of every fit.
+    Horizons are `tokens` (a list, or how many doublings), `tokens_per_param` (times n_total) or
+    `flops`: isoFLOP budgets in training FLOPs by the exact convention, which give each size its own
+    tokens. `holdout` lists partial matches, such as {d_model = 128} or {tokens = 3e6}: runs that
+    match one are trained but kept out of every fit.
     """
 
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    tokens: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    tokens: Horizons = ()
     tokens_per_param: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = ()
     flops: Annotated[tuple[PositiveFloat, ...], Field(strict=False)] = ()
     seeds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = (0,)
@@ -78,6 +99,8 @@ class Grid(Frozen):
         horizons = ("tokens", "tokens_per_param", "flops")
         for axis in (*horizons, "seeds", "lr_multipliers", "batch_tokens"):
             values = getattr(self, axis)
+            if isinstance(values, Doublings):
+                continue
             twice = [value for i, value in enumerate(values) if value in values[:i]]
             if twice:
                 raise ValueError(f"{axis} holds {twice[0]} twice; remove one")

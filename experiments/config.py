@@ -133,7 +133,7 @@ def _override(table: dict, override: str) -> None:
 
 def _message(error: typing.Any) -> tuple[str, str]:
     """One pydantic error as what is wrong (key and value) and the rule."""
-    tags = {"str", "tuple"}  # pydantic's names for the types of a union
+    tags = {"str", "tuple", "list", "table"}  # names for the types of a union
     loc = [p for p in error["loc"] if isinstance(p, int) or (p.isidentifier() and p not in tags)]
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
     if error["type"] == "extra_forbidden":

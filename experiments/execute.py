@@ -47,7 +47,7 @@ def run(
             )
         for line in warnings(config, trunks):
             print(f"warning: {line}", file=sys.stderr)
-        print(tables.corpus_line(corpus))
+        print(tables.corpus_lines(config, corpus))
         known = jobs.look(folder)
         todo = jobs.todo(folder, trunks, known, retry_failed)
         _check_executor(folder, known, todo, on_slurm)

@@ -6,26 +6,29 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from experiments.axes import Run, Scalar
+from experiments.axes import Doublings, Run, Scalar
 from experiments.config import ConfigError, SweepConfig
 from experiments.rules import ConstantBatch
 from minigpt.config import ModelConfig
 from minigpt.counts import flops_per_token, parameter_counts
-from minigpt.data import BYTE_VOCABULARY
+from minigpt.data import BYTE_VOCABULARY, CorpusInfo, windows
+
+LARGEST = 2**62  # tokens; a horizon is a 64-bit integer in every file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One wished-for run; `lr` and `batch_tokens` are None where the rules decide.
 
-    `where` is its place in the config. `flops` is the budget that `tokens` were computed from;
-    None where the config gives tokens.
+    `where` is its place in the config. `flops` is the budget that `tokens` were computed from, and
+    `doublings` the number of horizons of which `tokens` is one; None where the config gives tokens.
     """
 
     where: str
     model: ModelConfig
     tokens: int
     flops: float | None
+    doublings: int | None
     seed: int
     lr: float | None
     lr_multiplier: float
@@ -34,12 +37,14 @@ class Cell:
     holdout: bool
 
 
-def cells(config: SweepConfig) -> list[Cell]:
+def cells(config: SweepConfig, corpus: CorpusInfo) -> list[Cell]:
     """Every cell of the sweep, its model checked.
 
-    Raises ConfigError for a model that cannot be built or a holdout that matches nothing.
+    Raises ConfigError for a model that cannot be built, a holdout that matches nothing or more
+    doublings than D_max has.
     """
-    found = [*_of_sizes(config), *_of_runs(config)]
+    sizes = list(_of_sizes(config, _doublings(config, corpus)))
+    found = [*sizes, *_of_runs(config, sizes)]
     for match in config.grid.holdout:
         if not any(_matches(match, cell) for cell in found):
             raise ConfigError(
@@ -54,14 +59,53 @@ def cells(config: SweepConfig) -> list[Cell]:
     ]
 
 
-def _of_sizes(config: SweepConfig) -> Iterator[Cell]:
+def training_tokens(corpus: CorpusInfo, seq_len: int) -> int:
+    """Tokens of one epoch in whole windows. Raises ConfigError where there is no window."""
+    available = windows(corpus.train_tokens, seq_len) * seq_len
+    if available <= 0:
+        raise ConfigError(
+            f"the corpus's {corpus.train_tokens:,} training tokens hold no window of "
+            f"seq_len = {seq_len}; give more text or shorten seq_len"
+        )
+    return available
+
+
+def largest_horizon(config: SweepConfig, corpus: CorpusInfo) -> tuple[int, int]:
+    """D_max: the largest power of two of tokens within max_epochs, and the tokens of an epoch.
+
+    Both are those of the size with the fewest, so that the horizons of all sizes are the same.
+    """
+    sizes = enumerate(config.grid.sizes)
+    models = [_model(config, size.model, f"grid.sizes[{i}]") for i, size in sizes]
+    epoch = min(training_tokens(corpus, model.seq_len) for model in models)
+    trained = int(min(epoch * config.data.max_epochs, LARGEST))
+    return 1 << max(0, trained.bit_length() - 1), epoch
+
+
+def _doublings(config: SweepConfig, corpus: CorpusInfo) -> tuple[int, ...]:
+    """The horizons of `tokens = { doublings = n }`, shortest first; none of another grid."""
+    asked = config.grid.tokens
+    if not isinstance(asked, Doublings) or not config.grid.sizes:
+        return ()
+    largest, _ = largest_horizon(config, corpus)
+    if asked.doublings > largest.bit_length():
+        raise ConfigError(
+            f"grid.tokens.doublings = {asked.doublings}: the shortest horizon would be less than a "
+            f"token, because D_max = {largest:,} tokens; use {largest.bit_length()} or fewer"
+        )
+    return tuple(largest >> i for i in reversed(range(asked.doublings)))
+
+
+def _of_sizes(config: SweepConfig, doublings: tuple[int, ...]) -> Iterator[Cell]:
     grid = config.grid
+    count = len(doublings) or None
+    listed = doublings if isinstance(grid.tokens, Doublings) else grid.tokens
     for i, size in enumerate(grid.sizes):
         where = f"grid.sizes[{i}]"
         model = _model(config, size.model, where)
         n_total = parameter_counts(model).total
         per_param = tuple(round(r * n_total) for r in grid.tokens_per_param)
-        horizons = [(tokens, None) for tokens in grid.tokens or per_param]
+        horizons = [(tokens, None) for tokens in listed or per_param]
         horizons += [(_tokens(flops, model), flops) for flops in grid.flops]
         for seed in size.seeds or grid.seeds:
             for multiplier in grid.lr_multipliers:
@@ -74,6 +118,7 @@ def _of_sizes(config: SweepConfig) -> Iterator[Cell]:
                             model=model,
                             tokens=tokens,
                             flops=flops,
+                            doublings=count,
                             seed=seed,
                             lr=None,
                             lr_multiplier=multiplier,
@@ -83,14 +128,12 @@ def _of_sizes(config: SweepConfig) -> Iterator[Cell]:
                         )
 
 
-def _of_runs(config: SweepConfig) -> Iterator[Cell]:
+def _of_runs(config: SweepConfig, sizes: list[Cell]) -> Iterator[Cell]:
     """Explicit runs; the second recipe for a model and seed is an arm of its own, not main."""
     grid = config.grid
     usual_batch = grid.batch_tokens[0] if grid.batch_tokens else None
     main: dict[tuple[ModelConfig, int], tuple] = {
-        (cell.model, cell.seed): (None, usual_batch)
-        for cell in _of_sizes(config)
-        if cell.arm == "main"
+        (cell.model, cell.seed): (None, usual_batch) for cell in sizes if cell.arm == "main"
     }
     for i, run in enumerate(grid.runs):
         where = f"grid.runs[{i}]"
@@ -108,6 +151,7 @@ def _of_runs(config: SweepConfig) -> Iterator[Cell]:
             model=model,
             tokens=_tokens(run.flops, model) if run.tokens is None else run.tokens,
             flops=run.flops,
+            doublings=None,
             seed=seed,
             lr=lr,
             lr_multiplier=run.lr_multiplier,

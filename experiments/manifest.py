@@ -35,8 +35,11 @@ def check(config: SweepConfig, corpus: CorpusInfo) -> None:
         for key, old, new in _differences(section, before["config"].get(section), now[section])
     ]
     if not changed and before["corpus"]["content_sha256"] != corpus.content_sha256:
+        origin = before["corpus"]["origin"]
+        there = f", there that of {origin}," if origin != corpus.origin else ""
         changed = [
-            f"the text of data.source = '{config.data.source}' ({corpus.origin}) is not the same"
+            f"the text of data.source = '{config.data.source}' ({corpus.origin}){there} is not the "
+            "same"
         ]
     if changed:
         raise ConfigError(

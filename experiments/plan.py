@@ -11,13 +11,13 @@ import math
 
 from experiments import rules
 from experiments.config import ConfigError, SweepConfig
-from experiments.grid import Cell, cells
+from experiments.grid import Cell, cells, training_tokens
 from experiments.rules import ConstantRate, LearningRateRule
 from experiments.spec import RunSpec, TrunkSpec
 from minigpt import schedule
 from minigpt.config import TrainConfig, sequences_per_rank
 from minigpt.counts import flops_per_token
-from minigpt.data import CorpusInfo, windows
+from minigpt.data import CorpusInfo
 
 MIN_STEPS = 500  # the analysis does not use shorter runs
 TRUNK_SPAN = 8.0  # one constant rate is not right for horizons further apart
@@ -31,7 +31,7 @@ def expand(config: SweepConfig, corpus: CorpusInfo) -> list[TrunkSpec]:
     Raises ConfigError for a grid that cannot be trained on this corpus as it stands.
     """
     groups: dict[str, list[Cell]] = {}
-    for cell in cells(config):
+    for cell in cells(config, corpus):
         key = [cell.model.model_dump(), cell.seed, cell.lr, cell.lr_multiplier, cell.batch_tokens]
         groups.setdefault(json.dumps(key), []).append(cell)
     trunks: dict[str, TrunkSpec] = {}
@@ -164,32 +164,23 @@ def _runs(
     """The horizons of one trunk, checked against each other, the warm-up and the corpus."""
     made: dict[int, Cell] = {}
     runs = []
-    warmup, seq_len = train.schedule.warmup_tokens, group[0].model.seq_len
-    available = windows(corpus.train_tokens, seq_len) * seq_len
-    if not available:
-        raise ConfigError(
-            f"the corpus's {corpus.train_tokens:,} training tokens hold no window of "
-            f"seq_len = {seq_len}; give more text or shorten seq_len"
-        )
+    available = training_tokens(corpus, group[0].model.seq_len)
     for cell in group:
         at = schedule.horizon(train.schedule, cell.tokens, train.batch_tokens)
-        tokens, where = at.stop * train.batch_tokens, f"{cell.where}: horizon of {_told(cell)}"
+        tokens, told = at.stop * train.batch_tokens, f"horizon of {_told(cell)}"
+        where = f"{cell.where}: {told}"
         _check_budget(cell, tokens, train.batch_tokens, where)
         if at.stop in made:
             raise ConfigError(
                 f"{where} and that of {made[at.stop].tokens:,} tokens are both {at.stop} steps of "
                 f"{train.batch_tokens:,} tokens; remove one, or lower the batch"
             )
-        if cell.tokens <= warmup:
-            raise ConfigError(
-                f"{where} is not longer than schedule.warmup_tokens = {warmup:,}; shorten the "
-                f"warm-up ({WARMUP_SHARE:.0%} of the shortest horizon is plenty)"
-            )
-        if train.schedule.kind == "wsd" and at.start * train.batch_tokens < warmup:
-            raise ConfigError(
-                f"{where}: its cooldown starts at {at.start * train.batch_tokens:,} tokens, inside "
-                f"schedule.warmup_tokens = {warmup:,}; shorten the warm-up or the cooldown"
-            )
+        short = _too_short(train, cell.tokens, whole_step=cell.doublings is not None)
+        if short and cell.doublings:
+            where = f"grid.tokens.doublings = {cell.doublings}: {told}"
+            raise ConfigError(f"{where}{short}{_fewer(train, cell.tokens, cell.doublings)}")
+        if short:
+            raise ConfigError(f"{where}{short}")
         if tokens > available * max_epochs:
             epochs = tokens / available
             raise ConfigError(
@@ -201,6 +192,35 @@ def _runs(
         spec = RunSpec(run_id="", tokens=tokens, start=at.start, stop=at.stop, holdout=cell.holdout)
         runs.append(spec)
     return runs
+
+
+def _too_short(train: TrainConfig, tokens: int, whole_step: bool) -> str | None:
+    """What a horizon of `tokens` is too short for, with the remedy; None if for nothing.
+
+    A listed horizon below one step is one step; with `whole_step` it is refused.
+    """
+    warmup, batch = train.schedule.warmup_tokens, train.batch_tokens
+    cooldown = schedule.horizon(train.schedule, tokens, batch).start * batch
+    if whole_step and tokens < batch:
+        return f" is shorter than one step of {batch:,} tokens; lower the batch"
+    if tokens <= warmup:
+        return (
+            f" is not longer than schedule.warmup_tokens = {warmup:,}; shorten the warm-up "
+            f"({WARMUP_SHARE:.0%} of the shortest horizon is plenty)"
+        )
+    if train.schedule.kind == "wsd" and cooldown < warmup:
+        return (
+            f": its cooldown starts at {cooldown:,} tokens, inside schedule.warmup_tokens = "
+            f"{warmup:,}; shorten the warm-up or the cooldown"
+        )
+    return None
+
+
+def _fewer(train: TrainConfig, tokens: int, count: int) -> str:
+    """The remedy where the shortest of `count` doublings, `tokens`, is too short: fewer of them."""
+    while count and _too_short(train, tokens, whole_step=True):
+        count, tokens = count - 1, 2 * tokens
+    return f", or ask for fewer: grid.tokens.doublings={count}" if count else ""
 
 
 def _check_budget(cell: Cell, tokens: int, batch: int, where: str) -> None:

@@ -138,7 +138,7 @@ def _plan(args: argparse.Namespace, console: Console) -> int:
         tables.print_table(costs.array_rows(config, arrays, trunks, todo.settled), console)
         for line in costs.array_lines(config, arrays, trunks, todo.settled):
             print(line)
-    print(tables.corpus_line(corpus))
+    print(tables.corpus_lines(config, corpus))
     for line in warnings(config, trunks):
         print(f"warning: {line}")
     after = ["experiments.sweep", "run", str(path), *args.overrides]

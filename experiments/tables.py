@@ -7,6 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import jobs, store
+from experiments.axes import Doublings
+from experiments.config import SweepConfig
+from experiments.grid import largest_horizon
 from experiments.jobs import Jobs
 from experiments.spec import TrunkSpec
 from minigpt.data import CorpusInfo
@@ -46,8 +49,8 @@ def plan_rows(sweep: Path, trunks: list[TrunkSpec], known: Jobs) -> list[dict]:
     ]
 
 
-def corpus_line(corpus: CorpusInfo) -> str:
-    """The corpus, its split, and how much of the held-out text stands in training too."""
+def corpus_lines(config: SweepConfig, corpus: CorpusInfo) -> str:
+    """The corpus, its split, how much of the held-out text stands in training too, and D_max."""
     told = (
         f"data: {corpus.origin}, {corpus.documents:,} documents, "
         f"{corpus.train_tokens:,} training and {corpus.val_tokens:,} held-out tokens, "
@@ -58,6 +61,14 @@ def corpus_line(corpus: CorpusInfo) -> str:
         told += (
             f"; skipped {len(corpus.skipped)} files that are not UTF-8 text "
             f"({corpus.skipped[0]}{', ...' if len(corpus.skipped) > 1 else ''})"
+        )
+    if isinstance(config.grid.tokens, Doublings) and config.grid.sizes:
+        largest, epoch = largest_horizon(config, corpus)
+        epochs = config.data.max_epochs
+        times = "" if epochs == 1 else f"{epochs:g} epochs of "
+        told += (
+            f"\nD_max = {largest:,} tokens, the largest power of two within {times}{epoch:,} "
+            "training tokens in whole windows"
         )
     return told
 

@@ -98,14 +98,14 @@ class ModelConfig(Frozen):
 class DataConfig(Frozen):
     """Where the text comes from and how it is split.
 
-    `source = "stdlib"`: the Python standard library's own source text. `source = "text"`: the
-    plain-text files, folders and globs of `path`. `val_fraction` of the documents (chosen by
-    content hash) is held out; the first `eval_tokens` held-out tokens measure every final loss, the
-    first `curve_eval_tokens` the points of the training curves. `max_epochs` allows repetition of
-    the training text.
+    `source = "stdlib"`: the Python standard library's own source text. `source = "libraries"`: that
+    and the source text of every installed library. `source = "text"`: the plain-text files, folders
+    and globs of `path`. `val_fraction` of the documents (chosen by content hash) is held out; the
+    first `eval_tokens` held-out tokens measure every final loss, the first `curve_eval_tokens` the
+    points of the training curves. `max_epochs` allows repetition of the training text.
     """
 
-    source: Literal["stdlib", "text"] = "stdlib"
+    source: Literal["stdlib", "libraries", "text"] = "stdlib"
     path: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.12
     eval_tokens: Positive = 1_048_576
@@ -122,7 +122,7 @@ class DataConfig(Frozen):
             (self.path,) if isinstance(self.path, str) else self.path
         ):
             raise ValueError("path holds an empty string; '.' is the current folder")
-        if self.source == "stdlib" and self.path is not None:
+        if self.source != "text" and self.path is not None:
             raise ValueError("path belongs to source = 'text'; set source = 'text' or remove path")
         if self.curve_eval_tokens > self.eval_tokens:
             raise ValueError(

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -35,7 +34,8 @@ class CorpusInfo:
     """What is known of a prepared corpus: measured with its shards, and of the files behind them.
 
     `overlap` is the share of held-out windows of three lines that also stand in training; `skipped`
-    names the files that are not text; `origin` is the interpreter's version or the user's path.
+    names the files that are not text; `origin` is the interpreter's version, with the number of
+    distributions where they are read, or the user's path.
     """
 
     format: int
@@ -76,12 +76,14 @@ def prepare(config: DataConfig, cache: Path, leave_out: Path | None = None) -> C
     seen = json.loads(pointer.read_text()) if pointer.exists() else None
     if seen is None or not (cache / seen["shards"] / "meta.json").exists():
         documents, skipped = text.read(paths, named)
+        if config.source == "libraries":
+            documents = text.handwritten(documents)
         seen = {"shards": _write_shards(config, cache, documents).name, "skipped": skipped}
         pointer.parent.mkdir(exist_ok=True)
         _replace(pointer, json.dumps(seen))
     folder = cache / seen["shards"]
     values = json.loads((folder / "meta.json").read_text())
-    info = CorpusInfo(**values, origin=_origin(config), skipped=tuple(seen["skipped"]))
+    info = CorpusInfo(**values, origin=text.origin(config), skipped=tuple(seen["skipped"]))
     if info.val_tokens < config.eval_tokens + 1:
         raise DataError(
             f"data.eval_tokens = {config.eval_tokens:,} exceeds the "
@@ -151,13 +153,9 @@ def _order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n_windows)
 
 
-def _origin(config: DataConfig) -> str:
-    return f"Python {platform.python_version()}" if config.source == "stdlib" else str(config.path)
-
-
 def _write_shards(config: DataConfig, cache: Path, documents: list[bytes]) -> Path:
     """Split, tokenise and measure; the shards' folder appears whole or not at all."""
-    where = f"data.source = '{config.source}' ({_origin(config)})"
+    where = f"data.source = '{config.source}' ({text.origin(config)})"
     if not documents:
         raise DataError(f"{where}: no text in it; give files that hold plain UTF-8 text")
     content_sha256 = _sha256(b"".join(hashlib.sha256(document).digest() for document in documents))
@@ -240,9 +238,11 @@ def _tokens(units: list[bytes]) -> np.ndarray:
 
 def _overlap(train: list[bytes], val: list[bytes]) -> float:
     """Share of held-out windows of three non-blank lines that also stand in training."""
-    seen = {window for unit in train for window in _line_windows(unit)}
-    found = [window in seen for unit in val for window in _line_windows(unit)]
-    return sum(found) / len(found) if found else 0.0
+    wanted = [window for unit in val for window in _line_windows(unit)]
+    missing = set(wanted)  # the smaller side, because a set of all of training takes gigabytes
+    for unit in train:
+        missing.difference_update(_line_windows(unit))
+    return sum(window not in missing for window in wanted) / len(wanted) if wanted else 0.0
 
 
 def _line_windows(unit: bytes) -> list[int]:

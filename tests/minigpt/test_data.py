@@ -1,12 +1,15 @@
 """From text to shards and batches: the split, the order, the cache, and every refusal."""
 
+import argparse
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import numpy as np
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from minigpt import data
 from minigpt.config import DataConfig
 from minigpt.data import END_OF_TEXT, Corpus, DataError
-from minigpt.text import STDLIB_LEFT_OUT
+from minigpt.text import STDLIB_LEFT_OUT, files
 
 
 def config(path, **changes) -> DataConfig:
@@ -534,6 +537,157 @@ def test_stdlib_names_its_content_in_meta_json(stdlib):
     stored = json.loads((Path(stdlib.train.filename).parent / "meta.json").read_text())
     assert stored["content_sha256"] == stdlib.info.content_sha256
     assert stored["overlap"] == stdlib.info.overlap
+
+
+# The libraries of an interpreter
+
+
+def module(name: str) -> bytes:
+    """Source text as people write it, different for every name."""
+    lines = [f"def {name}_{word}(value, other):" for word in ("first", "second", "third")]
+    return "".join(f"{line}\n    return value + other\n\n" for line in lines).encode()
+
+
+@pytest.fixture
+def interpreter(tmp_path, monkeypatch):
+    """Folders that stand for those of an interpreter, with forty small modules and a package."""
+    roots = {key: tmp_path / "python" / key for key in ("stdlib", "purelib", "platlib")}
+    monkeypatch.setattr(sysconfig, "get_path", lambda key: str(roots[key]))
+    for i in range(40):
+        put(roots["stdlib"] / f"module{i:02d}.py", module(f"module{i}"))
+    put(roots["purelib"] / "package" / "deeper" / "part.py", module("part"))
+    put(roots["platlib"] / "compiled.py", module("compiled"))
+    for name in ("package-1.0", "compiled-2.1"):
+        put(roots["purelib"] / f"{name}.dist-info" / "METADATA", b"Name: some\n")
+    return roots
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def libraries(cache: Path, **changes) -> Corpus:
+    values = {"val_fraction": 0.3, "eval_tokens": 8, "curve_eval_tokens": 8}
+    return data.prepare(
+        DataConfig.model_validate({"source": "libraries", **values, **changes}), cache
+    )
+
+
+def held(corpus: Corpus) -> list[bytes]:
+    return sorted(documents(corpus.train) + documents(corpus.val))
+
+
+def test_libraries_are_the_modules_of_every_root(interpreter, tmp_path):
+    corpus = libraries(tmp_path / "cache")
+    names = [*(f"module{i}" for i in range(40)), "part", "compiled"]
+    assert held(corpus) == sorted(map(module, names))
+    assert corpus.info.origin.endswith(" with 2 distributions")
+    assert (corpus.info.source, corpus.info.split_unit) == ("libraries", "document")
+    train, val = set(documents(corpus.train)), set(documents(corpus.val))
+    assert train
+    assert val
+    assert not train & val
+    stdlib = data.prepare(
+        DataConfig(val_fraction=0.3, eval_tokens=8, curve_eval_tokens=8), tmp_path / "cache"
+    )
+    assert set(held(stdlib)) < set(held(corpus))
+    assert set(documents(stdlib.val)) <= val  # a document never changes side
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("package/test/a.py", "package/tests/a.py", "package/testing/deeper/a.py"),
+        *(
+            "package/test_files/a.py",
+            "package/test_a.py",
+            "package/a_test.py",
+            "package/conftest.py",
+        ),
+        *("package/tests.py", "package/encodings/a.py", "site-packages/a.py", "package/notes.txt"),
+        *("package/stub.pyi", "package/script"),
+    ],
+)
+@pytest.mark.parametrize("root", ["stdlib", "purelib"])
+def test_tests_and_what_is_no_module_are_left_out(interpreter, tmp_path, name, root):
+    before = libraries(tmp_path / "cache")
+    put(interpreter[root] / name, module("unwanted"))
+    after = libraries(tmp_path / "cache")
+    assert after.info == before.info
+    put(interpreter[root] / "package" / "attest.py", module("wanted"))
+    assert libraries(tmp_path / "cache").info.documents == before.info.documents + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ("\n".join(f"    0x{i:04X}: ({i}, {i * i})," for i in range(200)), False),
+        ("\n".join(f"    '\\u{i:04x}': 3," for i in range(900, 1100)), False),
+        ("\n".join(f"    'क्का{chr(0x915 + i)}': 3," for i in range(30)), False),
+        (f"WORDS = '{'word ' * 200}'", False),  # a line of 1,010 bytes
+        (f"WORDS = '{'word ' * 190}'", True),
+        ("\n".join(f"    'name_of_colour_{i}': Colour({i}, 255)," for i in range(50)), True),
+        ("# Sieh: größere Änderungen überall\nname = 'Übergrößen'\n", True),
+        ("\n\n\n", True),
+    ],
+)
+def test_generated_tables_are_left_out(interpreter, tmp_path, content, kept):
+    put(interpreter["platlib"] / "some.py", content.encode())
+    assert (content.encode() in held(libraries(tmp_path / "cache"))) == kept
+
+
+def test_equal_files_are_one_document(interpreter, tmp_path):
+    before = libraries(tmp_path / "cache")
+    for name in ("vendored/part.py", "aaa.py", "zzz.py"):
+        put(interpreter["purelib"] / name, module("part"))
+    after = libraries(tmp_path / "cache")
+    assert after.info.documents == before.info.documents
+    assert held(after) == held(before)
+    put(interpreter["purelib"] / "zzz.py", module("other"))
+    assert libraries(tmp_path / "cache").info.documents == before.info.documents + 1
+
+
+def test_one_folder_under_two_names_is_read_once(interpreter, tmp_path, monkeypatch):
+    before = libraries(tmp_path / "cache")
+    shutil.copytree(interpreter["platlib"], interpreter["purelib"], dirs_exist_ok=True)
+    both = {**interpreter, "platlib": interpreter["purelib"]}
+    monkeypatch.setattr(sysconfig, "get_path", lambda key: str(both[key]))
+    after = libraries(tmp_path / "cache")
+    assert held(after) == held(before)
+    assert after.info.origin == before.info.origin
+
+
+def test_what_is_not_text_is_skipped_and_links_are_read_where_they_lead(interpreter, tmp_path):
+    before = libraries(tmp_path / "cache")
+    put(interpreter["purelib"] / "latin.py", "name = 'Größe'".encode("latin-1"))
+    elsewhere = put(tmp_path / "checkout" / "project" / "own.py", module("own")).parent
+    (interpreter["purelib"] / "project").symlink_to(elsewhere)  # installed in place by a link
+    (interpreter["purelib"] / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    after = libraries(tmp_path / "cache")
+    assert held(after) == held(before)
+    assert [Path(name).name for name in after.info.skipped] == ["latin.py"]
+
+
+def test_libraries_elsewhere_give_the_same_corpus(interpreter, tmp_path, monkeypatch):
+    one = libraries(tmp_path / "cache")
+    shutil.copytree(tmp_path / "python", tmp_path / "other")
+    moved = {key: tmp_path / "other" / key for key in interpreter}
+    monkeypatch.setattr(sysconfig, "get_path", lambda key: str(moved[key]))
+    assert libraries(tmp_path / "cache2").info == one.info
+
+
+def test_libraries_here_hold_what_is_installed_and_not_this_repository(tmp_path):
+    """An editable install, as `make` does, lies outside site-packages."""
+    found, named = files(DataConfig(source="libraries"))
+    assert {Path(pydantic.__file__), Path(argparse.__file__)} <= set(found)
+    assert {path.suffix for path in found} == {".py"}
+    own = Path(data.__file__).resolve().parent.parent
+    inside = [
+        p for p in found if p.resolve().is_relative_to(own) and "site-packages" not in p.parts
+    ]
+    assert (inside, named) == ([], set())
 
 
 @pytest.mark.parametrize("module", ["data", "config", "counts", "schedule"])
