@@ -109,6 +109,7 @@ class Leg:
             "tokens_per_second": speed if result.status == "ok" and steps else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if cuda else None,
             "members": self.members,
+            "micro_batch": -(-job.train.batch_tokens // job.passes),
             "started": self.started,
         }
         (job.folder / f"latest-{self.run.stop:08d}.pt").unlink(missing_ok=True)
@@ -138,9 +139,10 @@ def stages(hands: list[Hand], members: int) -> list[list[Leg]]:
 
 
 def halves(legs: list[Leg]) -> list[list[Leg]]:
-    """The legs of a stage as those of two, to be tried again."""
+    """The legs of a stage as those of two, to be tried again; one leg as itself."""
     again = [Leg(leg.hand, leg.run, leg.marks, leg.alone) for leg in legs]
-    return [_together(part) for part in (again[: len(legs) // 2], again[len(legs) // 2 :])]
+    half = len(legs) // 2
+    return [_together(part) for part in (again[:half], again[half:]) if part]
 
 
 def _together(legs: list[Leg]) -> list[Leg]:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from minigpt.state import Job
 from minigpt.train import REPORT_STEPS, train_all
 
 LOCK_SECONDS = 30.0  # a killed sweep's workers notice within moments; then their trunks are free
+COMPILED_FLOP = 1e17  # some ten minutes of a large GPU: what a minute of compilation is worth to
 # RuntimeError is how torch reports out-of-memory and bad kernels.
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
 
@@ -98,12 +100,16 @@ def _take(
         device=place.device,
         checkpoint_seconds=place.checkpoint_seconds,
         group=group,
+        compiled=place.device.startswith("cuda") and trunk.cost(done) > COMPILED_FLOP,
     )
     return Hand(job, record, [run for run in trunk.runs if run.run_id not in done])
 
 
 def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[Event]:
-    """Stage after stage; one that fails is tried again in halves, down to the trunk at fault."""
+    """Stage after stage; one that fails is tried again in halves, down to the trunk at fault.
+
+    One model for which memory does not suffice is tried again in more passes a step.
+    """
     members = place.members
     if members is None and any(len(hand.missing) for hand in hands):
         job = hands[0].job
@@ -128,7 +134,7 @@ def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[E
         try:
             yield from _stage(ready, heard)
         except FAILURES as error:
-            if len(ready) == 1:
+            if len(ready) == 1 and not _in_more_passes(ready[0].hand, error):
                 yield _failed(ready[0].hand.record, error)
                 ready[0].hand.failed = True
                 continue
@@ -160,6 +166,18 @@ def _stage(legs: list[Leg], heard: Sequence[int]) -> Generator[Event]:
         raise
     finally:
         events.close()
+
+
+def _in_more_passes(hand: Hand, error: Exception) -> bool:
+    """Whether a step that does not fit into memory can be tried in smaller parts; if so it will."""
+    job = hand.job
+    passes, sequences = 2 * job.passes, job.train.batch_tokens // job.model.seq_len
+    fits = isinstance(error, torch.OutOfMemoryError) and passes <= sequences
+    if fits and job.group.size == 1:
+        hand.job = replace(job, passes=passes)
+        hand.record.log(f"out of memory: {passes} passes a step from now on")
+        return True
+    return False
 
 
 def _failed(record: Record, error: Exception) -> Event:

@@ -1,11 +1,9 @@
 """Held-out loss of a model: mean, standard error, bits per byte."""
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt import data
@@ -13,14 +11,14 @@ from minigpt.group import SINGLE, Group
 from minigpt.model import MiniGPT
 
 BATCH_TOKENS = 2_048  # of one forward pass: small enough for the cache of a CPU core
+GPU_BATCH_TOKENS = 65_536  # enough to fill a GPU, as far as the logits are not too large
+GPU_LOGITS_BYTES = 2**30
 
 
-def logits(model: nn.Module, inputs_BT: np.ndarray, device: str, dtype: str) -> Tensor:
-    """Logits_BTV of token ids on `device`, under autocast where `dtype` is not float32."""
-    tokens_BT = torch.from_numpy(inputs_BT).to(device)
+def precision(device: str, dtype: str) -> AbstractContextManager:
+    """Autocast where `dtype` is not float32."""
     half = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
-    with nullcontext() if dtype == "float32" else half:
-        return model(tokens_BT)
+    return nullcontext() if dtype == "float32" else half
 
 
 def evaluate(
@@ -38,7 +36,7 @@ def evaluate(
     bytes of text among the targets: an end-of-text token costs bits but is no byte.
     """
     seq_len = model.config.seq_len
-    count, per_batch = tokens // seq_len, max(1, BATCH_TOKENS // seq_len)
+    count, per_batch = tokens // seq_len, max(1, _batch_tokens(model, device) // seq_len)
     loss_B, bytes_B = torch.zeros(2, count, dtype=torch.float64, device=device)
     # What FSDP has gathered outlives this, and training could not use it as inference tensors.
     no_grad = torch.inference_mode() if group.size == 1 else torch.no_grad()
@@ -54,7 +52,8 @@ def evaluate(
                 start=0 if none_left else start,
                 batch_size=per_batch,
             )
-            logits_BTV = logits(model, inputs, device, dtype)
+            with precision(device, dtype):
+                logits_BTV = model(torch.from_numpy(inputs).to(device))
             if none_left:
                 continue
             targets_BT = torch.from_numpy(targets).to(device)
@@ -70,3 +69,10 @@ def evaluate(
     se = loss_B.std().item() / math.sqrt(count) if count > 1 else None
     n_tokens = count * seq_len
     return mean, se, mean * n_tokens / (math.log(2) * n_bytes), n_tokens
+
+
+def _batch_tokens(model: MiniGPT, device: str) -> int:
+    if not device.startswith("cuda"):
+        return BATCH_TOKENS
+    fitting = GPU_LOGITS_BYTES // (4 * model.config.vocab_size)
+    return max(BATCH_TOKENS, min(GPU_BATCH_TOKENS, fitting))

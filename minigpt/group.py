@@ -70,6 +70,17 @@ class Group:
             fully_shard(module, mesh=mesh)
         return model
 
+    @contextmanager
+    def accumulating(self, wrapped: nn.Module, last: bool) -> Generator[None]:
+        """Around the passes of a step: gradients are averaged over the ranks after the last."""
+        if self.size > 1 and self.strategy == "fsdp":
+            wrapped.set_requires_gradient_sync(last)  # type: ignore[operator]
+        if isinstance(wrapped, DistributedDataParallel) and not last:
+            with wrapped.no_sync():
+                yield
+        else:
+            yield
+
     def sum(self, value: Tensor) -> Tensor:
         """Sum of `value` over the ranks, the same bits on all; the host does not wait for it."""
         if self.size == 1:

@@ -22,11 +22,17 @@ class Linear(nn.Linear):
         x, weight, bias = input, self.weight, self.bias
         if weight.ndim == 2:
             return F.linear(x, weight, bias)
-        if torch.is_autocast_enabled(x.device.type):  # which does not reach into _Products
-            half = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(half), weight.to(half)
-            bias = None if bias is None else bias.to(half)
+        x, weight = autocast_to(x, weight)
+        bias = None if bias is None else bias.to(x.dtype)
         return _Products.apply(x.flatten(1, -2), weight, bias).unflatten(1, x.shape[1:-1])
+
+
+def autocast_to(*tensors: Tensor) -> list[Tensor]:
+    """The tensors as autocast would have them, which does not reach into own functions."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors]
 
 
 class _Products(torch.autograd.Function):

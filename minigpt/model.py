@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from minigpt.config import ModelConfig
 from minigpt.counts import parameter_counts
 from minigpt.layers import Embedding, LayerNorm, Linear, RMSNorm
+from minigpt.loss import next_token_loss
 
 
 class MiniGPT(nn.Module):
-    """A decoder-only transformer; `forward` maps tokens_BT to logits_BTV.
+    """A decoder-only transformer; `forward` maps tokens_BT to logits_BTV, or to a loss.
 
     `vaswani`: x = LayerNorm(x + MHA(x)), then x = LayerNorm(x + FFN(x)); embeddings × √d_model
     (Vaswani et al. 2017, §3, decoder without cross-attention), torch's default initial
@@ -64,8 +65,11 @@ class MiniGPT(nn.Module):
             if name.endswith(("attention.out.weight", "mlp.down.weight", "head.weight")):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Logits_BTV of the next token after each position; T at most `seq_len`."""
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+        """Logits_BTV of the next token after each position; T at most `seq_len`.
+
+        Given targets, their mean loss (see `minigpt.loss`) in place of the logits.
+        """
         T = tokens_BT.shape[-1]
         x_BTD = self.embedding(tokens_BT)
         rotation = None
@@ -76,7 +80,10 @@ class MiniGPT(nn.Module):
             rotation = (self.cos_TK[:T, None, None], self.sin_TK[:T, None, None])
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation)
-        return self.head(self.final_norm(x_BTD))
+        x_BTD = self.final_norm(x_BTD)
+        if targets_BT is None:
+            return self.head(x_BTD)
+        return next_token_loss(x_BTD, self.head, targets_BT)
 
 
 class Block(nn.Module):

@@ -19,7 +19,6 @@ from torch.optim.adam import adam
 
 from minigpt import data, optim
 from minigpt.config import TrainConfig
-from minigpt.loss import cross_entropies
 from minigpt.state import Job, State
 
 HALVED = ("hidden", "head")  # groups that a bfloat16 step casts to bfloat16, all at once
@@ -41,6 +40,8 @@ class Stack:
         self.weights = _Weights(states, self.device)
         self.feed = _Feed(jobs, states, self.device)
         self.offsets_T = torch.arange(self.model.config.seq_len + 1, device=self.device)
+        self.passes = jobs[0].passes
+        self.losses = torch.compile(self._losses) if jobs[0].compiled else self._losses
         self.graph: torch.cuda.CUDAGraph | None = None
         self.losses_M = torch.empty(0)
 
@@ -59,13 +60,23 @@ class Stack:
         starts_MB1 = (self.feed.windows_MB * self.model.config.seq_len)[..., None]
         chunk_MBT = tokens_at(self.shard, starts_MB1 + self.offsets_T)
         chunk_MBT = chunk_MBT if M > 1 else chunk_MBT[0]
-        own = self.weights.of_models(half)
-        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-            logits = functional_call(self.model, own, (chunk_MBT[..., :-1],))
-        losses_M = cross_entropies(logits, chunk_MBT[..., 1:], M)
-        (gradient_MP,) = torch.autograd.grad(losses_M.sum(), [self.weights.values_MP])
+        parts = chunk_MBT.chunk(self.passes, dim=-2)
+        gradient_MP, total_M = None, torch.zeros(M, device=self.device)
+        for part_MBT in parts:
+            share = part_MBT.shape[-2] / chunk_MBT.shape[-2]
+            own = self.weights.of_models(half)
+            with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+                losses_M = self.losses(own, part_MBT[..., :-1], part_MBT[..., 1:]).view(M)
+            losses_M = losses_M * share if len(parts) > 1 else losses_M
+            (own_MP,) = torch.autograd.grad(losses_M.sum(), [self.weights.values_MP])
+            gradient_MP = own_MP if gradient_MP is None else gradient_MP + own_MP
+            total_M = losses_M.detach() if len(parts) == 1 else total_M + losses_M.detach()
+        assert gradient_MP is not None
         self.weights.update(gradient_MP, self.feed.rates_MG, self.train)
-        return losses_M.detach()
+        return total_M
+
+    def _losses(self, own: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> Tensor:
+        return functional_call(self.model, own, (tokens, targets))
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """One step as a CUDA graph; what the steps before the recording change is put back."""

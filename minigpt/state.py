@@ -26,7 +26,11 @@ RECENT_STEPS = 50  # a run's train_loss is the mean over its last steps
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained, on what, where, by how many; `device` is this rank's."""
+    """What is trained, on what, where, by how many; `device` is this rank's.
+
+    A step's batch goes through the model in `passes` parts, for want of memory. With `compiled` a
+    model on a GPU is compiled, which takes a minute.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -36,6 +40,8 @@ class Job:
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
     group: Group = SINGLE
+    passes: int = 1
+    compiled: bool = False
 
 
 @dataclass

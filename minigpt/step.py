@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from minigpt import data, optim
-from minigpt.evaluate import logits
-from minigpt.loss import cross_entropy
+from minigpt.evaluate import precision
 from minigpt.state import Job, State
 
 
@@ -30,10 +29,17 @@ class Single:
             seq_len=job.model.seq_len,
             rows=job.group.rows(self.batch_size),
         )
-        logits_BTV = logits(state.wrapped, inputs, job.device, config.dtype)
-        loss = cross_entropy(logits_BTV, torch.from_numpy(targets).to(job.device))
-        loss.backward()
+        tokens_BT, targets_BT = (torch.from_numpy(x).to(job.device) for x in (inputs, targets))
+        parts = list(zip(*(t.chunk(job.passes) for t in (tokens_BT, targets_BT)), strict=True))
+        total = torch.zeros((), device=job.device)
+        for i, (own, wanted) in enumerate(parts):
+            with job.group.accumulating(state.wrapped, last=i == len(parts) - 1):
+                with precision(job.device, config.dtype):
+                    loss = state.wrapped(own, wanted)
+                loss = loss * (len(own) / len(tokens_BT)) if len(parts) > 1 else loss
+                loss.backward()
+            total = total + loss.detach() if len(parts) > 1 else loss.detach()
         optim.clip(state.model, config.grad_clip)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        return job.group.mean(loss.detach())[None]
+        return job.group.mean(total)[None]

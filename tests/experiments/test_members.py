@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from experiments import capacity, pack
 from experiments.spec import TrunkSpec
+from minigpt.stack import Stack
+from minigpt.step import Single
 
 Sweep = Callable[..., tuple[int, str, str]]
 SEEDS = "grid.seeds=[0, 1, 2]"
@@ -139,7 +142,7 @@ def test_packs_hold_one_shape_and_give_every_worker_something(
     for workers in (1, 2, 3, 5, 16, 40):
         packs = pack.packs(trunks, None, workers)
         assert sorted(t.trunk_id for p in packs for t in p) == sorted(t.trunk_id for t in trunks)
-        assert all(len({t.model for t in p}) == 1 for p in packs)
+        assert all(len({t.model.model_dump_json() for t in p}) == 1 for p in packs)
         assert len(packs) == min(16, max(2, workers))
         costs = [sum(t.cost() for t in p) for p in packs]
         assert costs == sorted(costs, reverse=True)
@@ -165,3 +168,51 @@ def test_members_are_what_the_measured_memory_holds(
     assert capacity.members(Job, 10, 7)[0] == 1  # type: ignore[arg-type]
     told = capacity.members(Job, 1, 100)[1]  # type: ignore[arg-type]
     assert told == "up to 19 models side by side: 2.0 GB each, of 40.0 GB"
+
+
+# Memory that does not suffice
+
+
+def test_a_stack_too_large_for_memory_is_trained_in_smaller_ones(
+    sweep: Sweep, micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most two models, and at most two sequences a pass: everything is trained all the same."""
+    whole = Stack._step
+
+    def limited(stack: Stack) -> torch.Tensor:
+        if len(stack.feed.windows_MB) > 2:
+            raise torch.OutOfMemoryError("no memory for a third")
+        return whole(stack)
+
+    monkeypatch.setattr(Stack, "_step", limited)
+    words = (SEEDS, ONE_SIZE, SELDOM)
+    assert sweep("run", micro, *words, "launch.members=8", "name=beside")[0] == 0
+    assert sweep("run", micro, *words, "name=alone")[0] == 0
+    runs = micro.parent / "runs"
+    beside = results(runs, "beside")
+    assert set(beside["members"]) == {1, 2}
+    assert_alike(beside, results(runs, "alone"))
+
+
+def test_one_model_too_large_for_memory_takes_more_passes(
+    sweep: Sweep, micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Single.step
+
+    def limited(single: Single, factors: Sequence[float]) -> torch.Tensor:
+        if single.job.passes < 4:  # of 4 sequences a step
+            raise torch.OutOfMemoryError("no memory for two sequences")
+        return whole(single, factors)
+
+    assert sweep("run", micro, SELDOM, "name=whole")[0] == 0
+    monkeypatch.setattr(Single, "step", limited)
+    assert sweep("run", micro, SELDOM, "name=split")[0] == 0
+    runs = micro.parent / "runs"
+    split, expected = results(runs, "split"), results(runs, "whole")
+    assert set(split["micro_batch"]) == {16}
+    assert set(expected["micro_batch"]) == {64}
+    assert_alike(split, expected)
+    monkeypatch.setattr("experiments.trunk._in_more_passes", lambda hand, error: False)
+    code, _, err = sweep("run", micro, SELDOM, "name=small")
+    assert code == 1
+    assert "no memory for two sequences" in err

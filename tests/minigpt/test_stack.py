@@ -122,6 +122,36 @@ def test_bfloat16_differs_from_a_model_alone_by_its_rounding(fresh_job, members)
     assert together[-1, 0] < 0.8 * together[0, 0]
 
 
+@pytest.mark.parametrize("passes", [2, 3, 4])
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_batch_in_several_passes_is_the_same_batch(float64, fresh_job, members, passes):
+    """Of four sequences; three passes are of 2, 1 and 1."""
+    jobs = [fresh_job(training(seed=i)) for i in range(members)]
+    split = [replace(job, passes=passes) for job in jobs]
+    found = []
+    for each in (jobs, split):
+        states = [fresh(job) for job in each]
+        found.append(losses(Stack(each, states), states, 10, [lambda _: 1.0] * members))
+    state = fresh(split[0])
+    found.append(losses(Single(split[0], state), [state], 10, [lambda _: 1.0]))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
+    np.testing.assert_allclose(found[2][:, 0], found[0][:, 0], rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_compiled_model_is_the_same_model(fresh_job, members):
+    jobs = [fresh_job(training(seed=i)) for i in range(members)]
+    found = []
+    for compiled in (False, True):
+        states = [fresh(job) for job in jobs]
+        stack = Stack([replace(job, compiled=compiled) for job in jobs], states)
+        found.append(losses(stack, states, 10, [lambda _: 1.0] * members))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
 def test_batches_are_those_of_the_data(fresh_job):
     """Also beyond the steps that are looked up together, and over an epoch's end."""
     job = fresh_job(training(seed=3))
@@ -165,6 +195,7 @@ def run_all(members: list[Member]) -> tuple[dict[int, Result], dict[int, list[Ev
 
 def alone(job: Job, at: Horizon) -> tuple[Result, list[Evaluation]]:
     events = list(train(job, at, job.folder / f"{at.stop}.pt"))
+    assert isinstance(events[-1], Result)
     return events[-1], [e for e in events if isinstance(e, Evaluation)]
 
 

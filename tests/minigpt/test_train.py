@@ -16,7 +16,7 @@ from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConf
 from minigpt.data import END_OF_TEXT, Corpus
 from minigpt.evaluate import evaluate
 from minigpt.event import Evaluation, Progress, Result
-from minigpt.loss import cross_entropy
+from minigpt.loss import next_token_loss
 from minigpt.model import MiniGPT
 from minigpt.schedule import horizon
 from minigpt.state import RECENT_STEPS, Job
@@ -98,10 +98,10 @@ def losses(monkeypatch) -> list[torch.Tensor]:
     found = []
 
     def caught(*arguments):
-        found.append(cross_entropy(*arguments))
+        found.append(next_token_loss(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("minigpt.step.cross_entropy", caught)
+    monkeypatch.setattr("minigpt.model.next_token_loss", caught)
     return found
 
 
@@ -441,9 +441,9 @@ def spoil(monkeypatch):
         calls = itertools.count(1)
 
         def spoilt(*arguments):
-            return cross_entropy(*arguments) * factors.get(next(calls), 1.0)
+            return next_token_loss(*arguments) * factors.get(next(calls), 1.0)
 
-        monkeypatch.setattr("minigpt.step.cross_entropy", spoilt)
+        monkeypatch.setattr("minigpt.model.next_token_loss", spoilt)
 
     return install
 
