@@ -22,6 +22,32 @@ def flops_line(trunks: list[TrunkSpec], settled: Collection[str]) -> str:
     )
 
 
+def beside_lines(
+    config: SweepConfig, trunks: list[TrunkSpec], settled: Collection[str]
+) -> list[str]:
+    """Which models are trained side by side, for every pack; nothing where none are."""
+    launch = config.launch
+    members = launch.members_on(int(launch.device != "cpu")) if launch.ranks == 1 else 1
+    if launch.device == "auto" and launch.members == "auto":
+        return []  # the machine where it runs decides
+    left = [trunk for trunk in trunks if trunk.steps(settled)]
+    slots = launch.slots if isinstance(launch.slots, int) else 1
+    rates = estimate.rates(config, trunks)
+    lines = []
+    for members_of in pack.packs(left, members, slots) if members != 1 else []:
+        shape = members_of[0]
+        runs = sum(run.run_id not in settled for trunk in members_of for run in trunk.runs)
+        rate = rates.get(estimate.shape(shape, launch))
+        measured = rate.members if rate else None
+        most = min(runs, members or measured or runs)
+        told = f"side by side: d_model {shape.model.d_model}, {len(members_of)} trunks, then "
+        told += f"{runs} branches, at most {most} at a time"
+        if members is None and measured is None:
+            told += " (or what the GPU's memory holds: `plan --measure`)"
+        lines.append(told)
+    return lines
+
+
 def time_line(config: SweepConfig, trunks: list[TrunkSpec], settled: Collection[str]) -> str | None:
     """Device-hours that are left on this machine, and the longest trunk; None if all is trained."""
     rates = estimate.rates(config, trunks)

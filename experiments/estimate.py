@@ -9,7 +9,7 @@ import json
 import platform
 import statistics
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiments import store
@@ -23,10 +23,11 @@ EVAL_RATIO = 3.0  # a training token takes three passes of the model, a held-out
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Tokens per second in training and in evaluation."""
+    """Tokens per second in training and in evaluation, of all models side by side together."""
 
     train: float
     evaluation: float
+    members: int = 1
 
 
 def rates(config: SweepConfig, trunks: list[TrunkSpec]) -> dict[str, Rate]:
@@ -42,6 +43,7 @@ def rates(config: SweepConfig, trunks: list[TrunkSpec]) -> dict[str, Rate]:
         found[key] = Rate(
             train=statistics.median(rate.train for rate in measured),
             evaluation=statistics.median(rate.evaluation for rate in measured),
+            members=round(statistics.median(rate.members for rate in measured)),
         )
     return found
 
@@ -65,7 +67,7 @@ def shape(trunk: TrunkSpec, launch: LaunchSection) -> str:
 
 def place(launch: LaunchSection, n_total: int) -> str:
     """Where a model of that size is trained, as far as the plan knows: the key of its rates."""
-    threads = f"{launch.threads_per_slot} threads"
+    threads = f"{launch.threads_per_slot} threads, {launch.members} members"
     if launch.executor != "slurm":
         return f"{platform.node()}, {launch.device}, {threads}"
     flags = launch.resources(n_total).flags()
@@ -77,7 +79,7 @@ def remember(config: SweepConfig, measured: list[tuple[str, str, Rate]]) -> None
     """Keep benchmarked rates, each with its place and shape."""
     path, table = _cache(config), _table(config)
     for where, key, rate in measured:
-        table.setdefault(where, {})[key] = {"train": rate.train, "evaluation": rate.evaluation}
+        table.setdefault(where, {})[key] = asdict(rate)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_atomic(path, json.dumps(table, indent=1))
 
@@ -94,13 +96,18 @@ def _alike(result: dict, launch: LaunchSection, trunk: TrunkSpec) -> bool:
 
 
 def _rate(result: dict, trunk: TrunkSpec) -> Rate:
-    """Rates of one run: its tokens/s count the time of the curve's evaluations as training."""
+    """Rates of one run: its tokens/s count the time of the curve's evaluations as training.
+
+    The others beside it trained as many tokens in the same time.
+    """
     per_second, seconds = result["tokens_per_second"], result["seconds"]
+    members = result.get("members", 1)
     final = result.get("eval_seconds") or 0.0
     evaluation = result["eval_tokens"] / final if final else EVAL_RATIO * per_second
     tokens = per_second * (seconds - final)
     held_out = tokens // trunk.train.eval_every_tokens * trunk.data.curve_eval_tokens
-    return Rate(train=tokens / (seconds - final - held_out / evaluation), evaluation=evaluation)
+    training = seconds - final - held_out * members / evaluation
+    return Rate(train=tokens * members / training, evaluation=evaluation, members=members)
 
 
 def _benchmarked(config: SweepConfig) -> dict[str, Rate]:

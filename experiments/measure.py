@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from experiments import estimate
@@ -22,28 +23,36 @@ def measure(config: SweepConfig, trunks: list[TrunkSpec]) -> int:
 
     Raises ConfigError with what the benchmark, or Slurm, said.
     """
-    launch = config.launch
+    launch, runs = config.launch, Counter[str]()
     known = estimate.rates(config, trunks)
     groups: dict[str, tuple[Resources, dict[str, TrunkSpec]]] = {}
     for trunk in trunks:
         key = estimate.shape(trunk, launch)
+        runs[key] += len(trunk.runs)
         if key not in known:
             asked = launch.resources(trunk.n_total)
             groups.setdefault(asked.model_dump_json(), (asked, {}))[1].setdefault(key, trunk)
     for asked, shapes in groups.values():
-        found = _run(list(shapes.values()), asked, config)
+        most = [runs[key] for key in shapes]
+        found = _run(list(shapes.values()), most, asked, config)
         where = estimate.place(launch, next(iter(shapes.values())).n_total)
         estimate.remember(config, [(where, k, r) for k, r in zip(shapes, found, strict=True)])
     return sum(len(shapes) for _, shapes in groups.values())
 
 
-def _run(trunks: list[TrunkSpec], asked: Resources, config: SweepConfig) -> list[Rate]:
+def _run(
+    trunks: list[TrunkSpec], most: list[int], asked: Resources, config: SweepConfig
+) -> list[Rate]:
     folder = Path(config.runs_dir)
     folder.mkdir(parents=True, exist_ok=True)
     # In runs_dir, because a node of a cluster has to see it.
     with tempfile.TemporaryDirectory(prefix=".speed-", dir=folder) as scratch:
         file = Path(scratch, "trunks.json")
-        file.write_text(json.dumps([trunk.model_dump(mode="json") for trunk in trunks]))
+        shapes = [
+            {"trunk": trunk.model_dump(mode="json"), "runs": count}
+            for trunk, count in zip(trunks, most, strict=True)
+        ]
+        file.write_text(json.dumps(shapes))
         words = _words(config.launch, asked, file)
         try:
             told = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_SECONDS)
@@ -67,6 +76,7 @@ def _run(trunks: list[TrunkSpec], asked: Resources, config: SweepConfig) -> list
 def _words(launch: LaunchSection, asked: Resources, file: Path) -> list[str]:
     own = ["-m", "experiments.speed", str(file), f"--device={launch.device}"]
     own += [f"--strategy={asked.strategy}", f"--threads={launch.threads_per_slot}"]
+    own += [f"--members={launch.members}"]
     if launch.executor == "slurm":
         given = asked.model_copy(update={"time_min": MEASURE_MINUTES}).words()
         call = shlex.join([sys.executable, *own, f"--srun-ranks={asked.ranks}"])

@@ -27,6 +27,7 @@ class Progress:
         self._left = dict(self._todo)
         self._open = {t.trunk_id: [r for r in t.runs if r.run_id not in finished] for t in trunks}
         self._last: dict[str, Event] = {}
+        self._steps = {run_id: self._runs[run_id].stop for run_id in finished & self._runs.keys()}
         self._began = self._told = time.monotonic()
         self._first_left: float | None = None
         self._overview = self._overview_told = ""
@@ -66,13 +67,17 @@ class Progress:
     def _take(self, trunk: TrunkSpec, event: Event) -> None:
         if event.kind == "progress":
             self._last[event.trunk_id] = event
-            self._left[event.trunk_id] = self._remaining(trunk, event)
+            if event.run_id and event.step is not None:
+                self._steps[event.run_id] = event.step
+            if self._open[event.trunk_id]:
+                self._left[event.trunk_id] = self._remaining(trunk)
             if self._first_left is None:
                 self._first_left, self._began = sum(self._left.values()), time.monotonic()
         elif event.kind == "finished":
             self._open[event.trunk_id] = [
                 r for r in self._open[event.trunk_id] if r.run_id != event.run_id
             ]
+            self._steps[event.run_id or ""] = self._runs[event.run_id or ""].stop
             if not self._open[event.trunk_id]:
                 self._last.pop(event.trunk_id, None)
                 self._left[event.trunk_id] = 0.0
@@ -82,16 +87,17 @@ class Progress:
             self._left[event.trunk_id] = 0.0
             self._console.print(f"failed  {_name(trunk)}: {event.reason}", highlight=False)
 
-    def _remaining(self, trunk: TrunkSpec, event: Event) -> float:
-        """FLOPs still to train in `trunk`: this run's steps and what the longer horizons add."""
+    def _remaining(self, trunk: TrunkSpec) -> float:
+        """FLOPs still to train in `trunk`: what its open runs need of it, and their branches.
+
+        One run after another, or all branches side by side: either way these are the steps left.
+        """
         runs = self._open[trunk.trunk_id]
-        run = next((r for r in runs if r.run_id == event.run_id), None)
-        if run is None or event.step is None:
-            return self._left[trunk.trunk_id]
-        longer = {r.run_id for r in runs if r.stop > run.stop}
-        per_step = trunk.flops(run) / run.stop
-        after = trunk.cost(done={r.run_id for r in trunk.runs} - longer)
-        return (run.stop - event.step) * per_step + after
+        reached = [min(self._steps.get(run.run_id, 0), run.start) for run in trunk.runs]
+        of_trunk = max(run.start for run in runs) - max(reached)
+        steps = max(0, of_trunk)
+        steps += sum(r.stop - max(r.start, self._steps.get(r.run_id, 0)) for r in runs)
+        return steps * trunk.flops(trunk.runs[0]) / trunk.runs[0].stop
 
     def _time_left(self) -> str:
         if self._first_left is None:

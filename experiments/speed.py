@@ -1,7 +1,8 @@
 """The micro-benchmark of `plan --measure`: tokens/s of each shape, in training and in evaluation.
 
-`python -m experiments.speed FILE` reads trunks (a JSON list of specs), trains each for a moment on
-random tokens where it is run, alone or as one rank of several, and prints one JSON line for each.
+`python -m experiments.speed FILE` reads shapes (a JSON list: a trunk's spec, and how many runs have
+its shape), trains each for a moment on random tokens where it is run, by itself, side by side with
+others or as one rank of several, and prints one JSON line for each.
 """
 
 import argparse
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from experiments import capacity
 from experiments.spec import TrunkSpec
-from minigpt.config import Strategy
+from minigpt.config import Frozen, Strategy
 from minigpt.data import Corpus
 from minigpt.evaluate import BATCH_TOKENS, evaluate
 from minigpt.event import Progress
@@ -27,7 +29,8 @@ from minigpt.group import Group, join
 from minigpt.model import MiniGPT
 from minigpt.process import settle
 from minigpt.schedule import Horizon
-from minigpt.state import Job
+from minigpt.stack import Stack
+from minigpt.state import Job, fresh
 from minigpt.train import train
 
 WARM_STEPS, MIN_STEPS, SECONDS = 3, 5, 1.0
@@ -35,11 +38,20 @@ EVAL_BATCHES = 4
 NEVER = 10**12
 
 
-def measure(trunk: TrunkSpec, device: str, group: Group) -> tuple[float, float]:
+class Shape(Frozen):
+    """A trunk, and how many runs of the sweep have its shape."""
+
+    trunk: TrunkSpec
+    runs: int
+
+
+def measure(shape: Shape, device: str, group: Group, members: int | None) -> dict:
     """Tokens per second in training and in evaluation, medians over steps; the same on all ranks.
 
-    The first steps, which allocate and compile, do not count.
+    Of `members` models side by side together (None: as many as a GPU's memory holds), but no more
+    than there are runs. The first steps, which allocate and compile, do not count.
     """
+    trunk = shape.trunk
     batch, model = trunk.train.batch_tokens, trunk.model
     rng = np.random.default_rng(0)
     size = max(2 * batch, EVAL_BATCHES * BATCH_TOKENS * group.size) + 2 * model.seq_len
@@ -56,6 +68,14 @@ def measure(trunk: TrunkSpec, device: str, group: Group) -> tuple[float, float]:
             checkpoint_seconds=NEVER,
             group=group,
         )
+        beside = 1
+        if group.size == 1:
+            beside = capacity.members(job, 1, shape.runs)[0] if members is None else members
+            beside = min(beside, shape.runs)
+        evaluation = _evaluation(trunk, corpus, device, group)
+        if beside > 1:
+            training = _beside(job, beside)
+            return {"train": training, "evaluation": evaluation, "members": beside}
         times = []
         at = Horizon(start=NEVER, stop=NEVER)
         with closing(train(job, at, Path(folder, "weights.pt"))) as events:
@@ -68,7 +88,20 @@ def measure(trunk: TrunkSpec, device: str, group: Group) -> tuple[float, float]:
                 if group.any(enough):
                     break
     steps = np.diff(times[WARM_STEPS:])
-    return batch / statistics.median(steps), _evaluation(trunk, corpus, device, group)
+    training = batch / statistics.median(steps)
+    return {"train": training, "evaluation": evaluation, "members": 1}
+
+
+def _beside(job: Job, members: int) -> float:
+    """Tokens per second of so many models trained as one."""
+    states = [fresh(job) for _ in range(members)]
+    stack, times = Stack([job] * members, states), []
+    while len(times) < MIN_STEPS or sum(times) < SECONDS:
+        began = time.perf_counter()
+        losses = [stack.step([1.0] * members) for _ in range(WARM_STEPS)]
+        losses[-1].tolist()  # waits for the device
+        times.append((time.perf_counter() - began) / WARM_STEPS)
+    return members * job.train.batch_tokens / statistics.median(times[1:])
 
 
 def _evaluation(trunk: TrunkSpec, corpus: Corpus, device: str, group: Group) -> float:
@@ -90,9 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--strategy", default="ddp")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--members", default="auto")
     parser.add_argument("--srun-ranks", type=int, default=1, help="tasks that srun starts together")
     args = parser.parse_args(argv)
-    trunks = TypeAdapter(list[TrunkSpec]).validate_json(args.file.read_text())
+    shapes = TypeAdapter(list[Shape]).validate_json(args.file.read_text())
     settle(args.threads)
     device = args.device
     if device == "auto":
@@ -104,10 +138,12 @@ def main(argv: list[str] | None = None) -> int:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     strategy: Strategy = args.strategy
     with join(device, strategy) as (group, own):
-        for trunk in trunks:
-            training, evaluation = measure(trunk, own, group)
+        auto = None if own.startswith("cuda") else 1
+        members = auto if args.members == "auto" else int(args.members)
+        for shape in shapes:
+            found = measure(shape, own, group, members)
             if group.rank == 0:
-                print(json.dumps({"train": training, "evaluation": evaluation}), flush=True)
+                print(json.dumps(found), flush=True)
     return 0
 
 

@@ -126,6 +126,8 @@ def _plan(args: argparse.Namespace, console: Console) -> int:
     todo = jobs.todo(folder, trunks, known, retry_failed=False)
     tables.print_table(tables.plan_rows(folder, trunks, known), console)
     print(costs.flops_line(trunks, todo.settled))
+    for line in costs.beside_lines(config, trunks, todo.settled):
+        print(line)
     if launch.executor != "slurm":
         line = costs.time_line(config, trunks, todo.settled)
         print(line or "time: nothing is left to train")

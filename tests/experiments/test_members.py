@@ -216,3 +216,20 @@ def test_one_model_too_large_for_memory_takes_more_passes(
     code, _, err = sweep("run", micro, SELDOM, "name=small")
     assert code == 1
     assert "no memory for two sequences" in err
+
+
+# What the plan says
+
+
+def test_plan_shows_and_measures_models_side_by_side(sweep: Sweep, micro: Path) -> None:
+    words = ("plan", micro, SEEDS, ONE_SIZE, "launch.executor=local")
+    assert "side by side" not in sweep(*words)[1]
+    code, out, err = sweep(*words, "launch.members=4", "--measure")
+    assert code == 0, err
+    assert "d_model 8, 3 trunks, then 6 branches, at most 4 at a time" in out
+    ((place, shapes),) = json.loads((micro.parent / "runs" / "speed.json").read_text()).items()
+    assert "4 members" in place
+    assert [rate["members"] for rate in shapes.values()] == [4]
+    # A GPU is not here to be asked how much it holds.
+    out = sweep(*words, "launch.device=cuda")[1]
+    assert "at most 6 at a time (or what the GPU's memory holds: `plan --measure`)" in out
