@@ -7,6 +7,7 @@ another, and processes against threads. sweep: a whole sweep against a process p
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from rich.console import Console
 
 from experiments import store, tables
 from experiments.config import ConfigError
-from experiments.contest import TrialError
 from experiments.figures import Findings
 from experiments.gpusuite import gpu_sweep_suite
 from experiments.packsuite import pack_suite
 from experiments.stepsuite import step_suite
 from experiments.sweepsuite import sweep_suite
+from experiments.worker import TrialError
 from minigpt.data import DataError
 
 SUITES = ("step", "pack", "sweep")
@@ -37,25 +38,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json and not args.json.absolute().parent.is_dir():
         print(f"error: --json {args.json}: its folder does not exist; make it", file=sys.stderr)
         return 2
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     console, found = Console(stderr=True, highlight=False, markup=False), Findings()
     try:
         for name in args.suite:
-            found.extend(_suite(name, device, args, console))
+            try:
+                found.extend(_suite(name, device, args, console))
+            except TrialError as error:
+                found.extend(Findings(remarks=[f"failed: {name}: {error}"], failed=True))
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except TrialError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
-    whole = found.to_json(device)
+    whole = found.to_json(device, load)
     tables.print_table([row.shown() for row in found.rows], Console(width=160, markup=False))
     print("\n".join(found.remarks))
     print(json.dumps(whole["machine"]))
     if args.json:
         store.write_atomic(args.json, json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    return 0
+    return int(found.failed)
 
 
 def _suite(name: str, device: str, args: argparse.Namespace, console: Console) -> Findings:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from experiments.contest import Outcome, Report
+from experiments.contest import Outcome
 from experiments.launch import cores
 from experiments.peaks import vendor_peak
 from experiments.provenance import processor_name
+from experiments.worker import Report
 from minigpt.counts import flops_per_token
 
 KEYS = (
@@ -71,11 +72,15 @@ class Row:
 
 @dataclass
 class Findings:
-    """What a suite found; `matmul` holds the rates of large products, FLOP/s, by dtype."""
+    """What a suite found; `matmul` holds the rates of large products, FLOP/s, by dtype.
+
+    `failed`: some of it is missing, and a remark says which.
+    """
 
     rows: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     matmul: dict[str, list[float]] = field(default_factory=dict)
+    failed: bool = False
 
     def add(
         self,
@@ -111,11 +116,16 @@ class Findings:
         """Add what another suite found."""
         self.rows += other.rows
         self.remarks += other.remarks
+        self.failed |= other.failed
         for dtype, rates in other.matmul.items():
             self.matmul.setdefault(dtype, []).extend(rates)
 
-    def to_json(self, device: str) -> dict[str, Any]:
-        """The machine, the rows under KEYS, and the remarks."""
+    def to_json(self, device: str, load: float | None) -> dict[str, Any]:
+        """The machine, the rows under KEYS, and the remarks.
+
+        `load`: processes that wanted a core before the benchmark began; they lengthen times on the
+        wall, and are unfair to threads that wait for one another.
+        """
         name = device_name(device)
         matmul = {dtype: statistics.median(rates) for dtype, rates in self.matmul.items()}
         machine = {
@@ -123,6 +133,7 @@ class Findings:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "cores": cores(),
+            "load": load,
             "peak_flops": vendor_peak(name),
             "matmul_flops": matmul,
         }

@@ -11,29 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from experiments import store
 from experiments.config import ConfigError
-from experiments.contest import Contestant, MemoryShort, contestants
+from experiments.contest import Contestant, at_once, contestants
 from experiments.figures import Findings, Row
 from experiments.prepare import prepare
 from experiments.spec import TrunkSpec
 from experiments.stepsuite import Say
 from experiments.trial import Trial
+from experiments.worker import TrialError
 
 STEPS = 200  # of each size, of each way
 AT_ONCE = (2, 4, 8)  # processes
-SWEEP_SECONDS = 270.0  # a longer sweep is stopped, and scaled by the FLOPs of its finished runs
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spent:
-    """Seconds that all runs of a sweep take in another way."""
-
-    reference: float
-    processes: float
+SWEEP_SECONDS = 240.0  # a longer sweep is stopped, and scaled by the FLOPs that are done
 
 
 def gpu_sweep_suite(config: Path, device: str, say: Say) -> Findings:
@@ -50,9 +43,7 @@ def gpu_sweep_suite(config: Path, device: str, say: Say) -> Findings:
     for trunk in trunks:
         key = (trunk.model.model_dump_json(), trunk.train.batch_tokens)
         sizes.setdefault(key, []).append(trunk)
-    spent = [_other_ways(same, device, say) for same in sizes.values()]
-    reference = sum(each.reference for each in spent)
-    processes = sum(each.processes for each in spent)
+    reference, processes = _other_ways(list(sizes.values()), device, say)
     tokens = sum(run.tokens for trunk in trunks for run in trunk.runs)
     whole = seconds / share
     ways = (
@@ -95,64 +86,64 @@ def _sweep(
         except BaseException:
             process.send_signal(signal.SIGINT)
             raise
-    finished = {
-        run.run_id
-        for trunk in trunks
-        for run in trunk.runs
-        if store.run_state(folder, trunk, run).result is not None
-    }
     whole = sum(trunk.cost() for trunk in trunks)
-    share = 1 - sum(trunk.cost(done=finished) for trunk in trunks) / whole
+    share = 1 - sum(_left(folder, trunk) for trunk in trunks) / whole
     if share <= 0 or process.returncode not in (0, 130):
-        last = (told.strip() or "no run has finished").splitlines()[-1]
+        last = (told.strip() or "it got nowhere").splitlines()[-1]
         raise ConfigError(f"{config}: its sweep ended with code {process.returncode}: {last}")
     return seconds, share
 
 
-def _other_ways(same: list[TrunkSpec], device: str, say: Say) -> _Spent:
-    """Seconds of all runs of one size, by both other ways."""
-    first, runs = same[0], sum(len(trunk.runs) for trunk in same)
-    steps = sum(run.stop for trunk in same for run in trunk.runs)
-    plain = Trial(
-        engine="reference",
-        model=first.model,
-        batch_tokens=first.train.batch_tokens,
-        device=device,
-    )
-    graph = Trial(
-        engine="stack",
-        model=first.model,
-        batch_tokens=first.train.batch_tokens,
-        device=device,
-        dtype=first.train.dtype,
-    )
-    with contestants([False]) as (worker,):
-        worker.prepare(plain)
-        slow = worker.run(STEPS).wall
+def _left(sweep: Path, trunk: TrunkSpec) -> float:
+    """FLOPs that `trunk` still takes, from its last branch point and with unfinished runs whole."""
+    points = store.trunk_folder(sweep, trunk.trunk_id).glob("trunk-*.pt")
+    reached = max((int(path.stem.removeprefix("trunk-")) for path in points), default=0)
+    missing = [r for r in trunk.runs if store.run_state(sweep, trunk, r).result is None]
+    on_trunk = max([0, *(run.start - reached for run in missing)])
+    steps = on_trunk + sum(run.stop - run.start for run in missing)
+    return trunk.cost() * steps / trunk.steps()
+
+
+def _other_ways(sizes: list[list[TrunkSpec]], device: str, say: Say) -> tuple[float, float]:
+    """Seconds of all runs by the plain loop, and by a process for each."""
+    reference = processes = 0.0
     began = time.monotonic()
-    with contestants([True] * max(AT_ONCE)) as workers:
-        workers[0].prepare(graph)
-        start = time.monotonic() - began  # of a process until its first steps
-        best, at_once = workers[0].run(STEPS).wall, 1
-        prepared = [workers[0]]
-        for count in AT_ONCE:
-            try:
-                while len(prepared) < count:
-                    workers[len(prepared)].prepare(graph)
-                    prepared.append(workers[len(prepared)])
-                each = _seconds(prepared)
-            except MemoryShort:
-                break
-            best, at_once = min((best, at_once), (each, count))
-    say(
-        f"d_model = {first.model.d_model}: a step of the plain loop {1e3 * slow:.2f} ms, of a "
-        f"graph {1e3 * best:.2f} ms with {at_once} processes; a start {start:.1f} s"
-    )
-    return _Spent(reference=slow * steps, processes=best * steps + start * runs / at_once)
+    start: float | None = None  # of a process until its first steps, several at once
+    with contestants([False] + [True] * max(AT_ONCE)) as (plain, *workers):
+        for same in sizes:
+            first, runs = same[0], sum(len(trunk.runs) for trunk in same)
+            steps = sum(run.stop for trunk in same for run in trunk.runs)
+            graph = Trial(
+                engine="stack",
+                model=first.model,
+                batch_tokens=first.train.batch_tokens,
+                device=device,
+                dtype=first.train.dtype,
+            )
+            workers[0].prepare(graph)
+            start = time.monotonic() - began if start is None else start
+            best, count = _best(workers, graph)
+            plain.prepare(replace(graph, engine="reference"))
+            slow = plain.run(STEPS).wall
+            reference += slow * steps
+            processes += best * steps + start * runs / count
+            say(
+                f"d_model = {first.model.d_model}: a step of the plain loop {1e3 * slow:.2f} ms, "
+                f"of a graph {1e3 * best:.2f} ms with {count} processes; start {start:.1f} s"
+            )
+    return reference, processes
 
 
-def _seconds(workers: list[Contestant]) -> float:
-    """For each step, with all workers at theirs."""
-    for worker in workers:
-        worker.begin(STEPS)
-    return 1 / sum(1 / worker.end().wall for worker in workers)
+def _best(workers: list[Contestant], graph: Trial) -> tuple[float, int]:
+    """Seconds for each step with as many processes at once as is best, the first one ready."""
+    best, ready = (workers[0].run(STEPS).wall, 1), 1
+    for count in AT_ONCE:
+        try:
+            while ready < count:
+                workers[ready].prepare(graph)
+                ready += 1
+            each = 1 / at_once(workers[:count], STEPS)
+        except TrialError:  # for want of memory, mostly
+            break
+        best = min(best, (each, count))
+    return best

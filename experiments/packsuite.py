@@ -7,10 +7,11 @@ import itertools
 import statistics
 from dataclasses import replace
 
-from experiments.contest import Contestant, MemoryShort, contestants, take_turns
+from experiments.contest import at_once, contestants, take_turns
 from experiments.figures import Findings, Row
 from experiments.stepsuite import Say
 from experiments.trial import Trial, our_engine, vaswani
+from experiments.worker import MemoryShort, TrialError
 
 # (model, tokens of each member's batch)
 CPU_SHAPES = (
@@ -25,9 +26,9 @@ CUDA_SHAPES = (
 )
 MEMBERS = {"cpu": (1, 2, 4, 8), "cuda": (1, 2, 4, 8, 16, 32)}
 ROUNDS = 5
-ROUND_SECONDS = {"cpu": 0.4, "cuda": 0.2}  # of one model
+ROUND_SECONDS = {"cpu": 0.2, "cuda": 0.2}  # of one model
 MOST_STEPS = 200
-THREADS = 2  # of the one process that is compared with so many
+THREADS, THREAD_ROUNDS = 2, 9  # of the one process that is compared with so many
 SMALL, SMALL_BATCH, SMALL_MEMBERS, SMALL_STEPS = vaswani(32, 2, 2, 64, 257), 1024, 4, 300
 
 
@@ -53,7 +54,7 @@ def pack_suite(device: str, say: Say) -> Findings:
 def _stacks(alone: Trial, say: Say) -> Findings:
     """M members by one step; the ratio is to M single steps, one after another."""
     found, kind = Findings(), "cuda" if alone.device.startswith("cuda") else "cpu"
-    told = f"{alone.batch_tokens} x {alone.model.seq_len} each"
+    told = f"{alone.batch_tokens} tokens each"
     with contestants([True, True]) as (single, stack):
         single.prepare(alone)
         for members in MEMBERS[kind]:
@@ -67,8 +68,9 @@ def _stacks(alone: Trial, say: Say) -> Findings:
                     MOST_STEPS,
                 )
                 report = stack.report()
-            except MemoryShort as error:
+            except TrialError as error:  # for want of memory, mostly
                 found.remarks.append(f"d_model = {alone.model.d_model}, {members} members: {error}")
+                found.failed |= not isinstance(error, MemoryShort)
                 break
             row = found.add("pack", f"stack, {told}", outcomes["stack"], report, outcomes["single"])
             told_speed = f"{row.tokens_per_second:,.0f} tokens/s, {row.ratio_to_reference:.2f}"
@@ -79,7 +81,7 @@ def _stacks(alone: Trial, say: Say) -> Findings:
 def _processes(alone: Trial, say: Say) -> Findings:
     """One process with THREADS threads against so many with one each; times on the wall.
 
-    The best of ROUNDS: threads that wait for one another suffer more from whatever else runs.
+    The best of THREAD_ROUNDS: threads that wait for one another suffer more from what else runs.
     """
     found = Findings()
     each = [THREADS] + [1] * THREADS
@@ -87,7 +89,9 @@ def _processes(alone: Trial, say: Say) -> Findings:
         for worker in (threaded, *singles):
             worker.prepare(alone)
         steps = max(1, round(ROUND_SECONDS["cpu"] / threaded.run(2).wall))
-        turns = [(_rate([threaded], steps), _rate(singles, steps)) for _ in range(ROUNDS)]
+        turns = [
+            (at_once([threaded], steps), at_once(singles, steps)) for _ in range(THREAD_ROUNDS)
+        ]
     one, many = (
         statistics.median(rates) * alone.batch_tokens for rates in zip(*turns, strict=True)
     )
@@ -98,7 +102,7 @@ def _processes(alone: Trial, say: Say) -> Findings:
     ):
         row = Row(
             suite="pack",
-            variant=f"{variant}, {alone.batch_tokens} x {alone.model.seq_len} each",
+            variant=f"{variant}, {alone.batch_tokens} tokens each",
             d_model=alone.model.d_model,
             n_layers=alone.model.n_layers,
             members=members,
@@ -108,13 +112,6 @@ def _processes(alone: Trial, say: Say) -> Findings:
         found.rows.append(row)
     say(f"d_model = {alone.model.d_model}, processes instead of threads: {ratio:.2f}")
     return found
-
-
-def _rate(workers: list[Contestant], steps: int) -> float:
-    """Steps per second of all, at work at once."""
-    for worker in workers:
-        worker.begin(steps)
-    return sum(1 / worker.end().wall for worker in workers)
 
 
 def _agreement(device: str) -> str:

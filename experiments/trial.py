@@ -30,6 +30,8 @@ VAL_TOKENS = 65_536
 class Trial:
     """One or several models in training. `members` have seeds `seed`, `seed` + 1, ...
 
+    `compiled` is of the stack on a GPU: a sweep compiles what it trains for long.
+
     `engine`: "reference" is `experiments.reference` (its dtype goes with the device); "single" and
     "stack" are the engines of minigpt, as they train a sweep.
     """
@@ -41,6 +43,7 @@ class Trial:
     dtype: Literal["float32", "bfloat16"] = "float32"
     members: int = 1
     seed: int = 0
+    compiled: bool = False
 
     @property
     def tokens(self) -> int:
@@ -146,6 +149,7 @@ class Loop:
             corpus=self.corpus,
             folder=Path(),  # nothing is written
             device=self.trial.device,
+            compiled=self.trial.compiled,
         )
 
 
