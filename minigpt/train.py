@@ -48,7 +48,8 @@ def train_all(members: Sequence[Member]) -> Generator[tuple[int, Event]]:
     sequences_per_rank(first.train.batch_tokens, first.model.seq_len, first.group.size)
     group, checkpoint_seconds = first.group, first.checkpoint_seconds
     trainings = [Training(i, each, resume(each.job, each.at)) for i, each in enumerate(members)]
-    engine, saved = _engine(trainings), time.monotonic()
+    engine: Single | Stack | None = None
+    saved = time.monotonic()
     unseen: list[Tensor] = []  # losses_M on the device: to look at them is to wait for it
 
     def look(judge: bool) -> None:
@@ -76,8 +77,9 @@ def train_all(members: Sequence[Member]) -> Generator[tuple[int, Event]]:
                     yield training.index, result
                 trainings.remove(training)
             if over:
-                engine = _engine(trainings) if trainings else engine
+                engine = None  # gives up its memory before the next one takes its own
                 continue
+            engine = engine or _engine(trainings)
             factors = [training.factor() for training in trainings]
             unseen.append(engine.step(factors))
             for training in trainings:
