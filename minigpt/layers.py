@@ -60,26 +60,26 @@ class Embedding(nn.Embedding):
         """Ids (...) to (..., D), or (M, ...) to (M, ..., D)."""
         if self.weight.ndim == 2:
             return F.embedding(input, self.weight)
-        return _Rows.apply(self.weight, input.flatten(1)).unflatten(1, input.shape[1:])
+        return _Rows.apply(self.weight, input)
 
 
 class _Rows(torch.autograd.Function):
-    """table_MVD at ids_MN; the gradient is summed row by row."""
+    """table_MVD at ids (M, ...); the gradient is summed row by row."""
 
     @staticmethod
-    def forward(ctx: Any, table_MVD: Tensor, ids_MN: Tensor) -> Tensor:
-        ctx.save_for_backward(ids_MN)
+    def forward(ctx: Any, table_MVD: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
         ctx.shape = table_MVD.shape
-        models_M1 = torch.arange(len(ids_MN), device=ids_MN.device)[:, None]
-        return table_MVD[models_M1, ids_MN]
+        models_M = torch.arange(len(ids), device=ids.device)
+        return table_MVD[_for_each(models_M, ids), ids]
 
     @staticmethod
-    def backward(ctx: Any, g_MND: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (ids_MN,) = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (ids,) = ctx.saved_tensors
         M, V, D = ctx.shape
-        first_M1 = torch.arange(0, M * V, V, device=ids_MN.device)[:, None]
-        own = torch.zeros(M * V, D, dtype=g_MND.dtype, device=g_MND.device)
-        own.index_add_(0, (ids_MN + first_M1).flatten(), g_MND.flatten(0, 1))
+        first_M = torch.arange(0, M * V, V, device=ids.device)
+        own = torch.zeros(M * V, D, dtype=g.dtype, device=g.device)
+        own.index_add_(0, (ids + _for_each(first_M, ids)).flatten(), g.flatten(0, -2))
         return own.view(ctx.shape), None
 
 

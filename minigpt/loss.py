@@ -24,7 +24,8 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 def next_token_loss(x: Tensor, head: Linear, targets: Tensor) -> Tensor:
     """`cross_entropy` of the logits that the head makes of `x` (..., D), for targets (...).
 
-    With weights of M models both have the axis in front, and the losses are (M,).
+    With weights of M models both have the axis in front, and the losses are (M,); of their targets
+    none is IGNORED.
     """
     models = None if head.weight.ndim == 2 else len(head.weight)
     if 4 * targets.numel() * head.weight.shape[-2] > LOGITS_BYTES * (models or 1):
@@ -34,10 +35,8 @@ def next_token_loss(x: Tensor, head: Linear, targets: Tensor) -> Tensor:
     if models is None:
         return cross_entropy(logits, targets)
     logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-    flat = F.cross_entropy(
-        logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return flat.view(models, -1).sum(dim=1) / (targets != IGNORED).view(models, -1).sum(dim=1)
+    flat = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+    return flat.view(models, -1).mean(dim=1)
 
 
 def _in_chunks(x: Tensor, head: Linear, targets: Tensor, models: int | None) -> Tensor:

@@ -61,16 +61,19 @@ class Stack:
         chunk_MBT = tokens_at(self.shard, starts_MB1 + self.offsets_T)
         chunk_MBT = chunk_MBT if M > 1 else chunk_MBT[0]
         parts = chunk_MBT.chunk(self.passes, dim=-2)
-        gradient_MP, total_M = None, torch.zeros(M, device=self.device)
+        total_M = gradient_MP = None
         for part_MBT in parts:
-            share = part_MBT.shape[-2] / chunk_MBT.shape[-2]
             own = self.weights.of_models(half)
             with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-                losses_M = self.losses(own, part_MBT[..., :-1], part_MBT[..., 1:]).view(M)
-            losses_M = losses_M * share if len(parts) > 1 else losses_M
+                inputs, targets = part_MBT[..., :-1], part_MBT[..., 1:].contiguous()
+                losses_M = self.losses(own, inputs, targets).view(M)
+            if len(parts) > 1:
+                losses_M = losses_M * (part_MBT.shape[-2] / chunk_MBT.shape[-2])
             (own_MP,) = torch.autograd.grad(losses_M.sum(), [self.weights.values_MP])
-            gradient_MP = own_MP if gradient_MP is None else gradient_MP + own_MP
-            total_M = losses_M.detach() if len(parts) == 1 else total_M + losses_M.detach()
+            gradient_MP = own_MP if gradient_MP is None else gradient_MP.add_(own_MP)
+            own_M = losses_M.detach()
+            total_M = own_M if total_M is None else total_M + own_M
+        assert total_M is not None
         assert gradient_MP is not None
         self.weights.update(gradient_MP, self.feed.rates_MG, self.train)
         return total_M
