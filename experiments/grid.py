@@ -11,7 +11,7 @@ from experiments.config import ConfigError, SweepConfig
 from experiments.rules import ConstantBatch
 from minigpt.config import ModelConfig
 from minigpt.counts import flops_per_token, parameter_counts
-from minigpt.data import BYTE_VOCABULARY, CorpusInfo, windows
+from minigpt.data import CorpusInfo, vocabulary, windows
 
 LARGEST = 2**62  # tokens; a horizon is a 64-bit integer in every file
 
@@ -193,7 +193,8 @@ def _model(config: SweepConfig, own: dict[str, Scalar], where: str) -> ModelConf
     for table, place in ((own, where), (config.model, "[model]")):
         if {"d_head", "n_heads"} <= table.keys():
             raise ConfigError(f"{place}: d_head and n_heads say the same thing; give one of them")
-    values = {"vocab_size": BYTE_VOCABULARY, **config.model, **own}
+    least = vocabulary(config.data)
+    values = {"vocab_size": least, **config.model, **own}
     if "d_head" in values and "n_heads" in values:  # the size's own key decides
         values.pop("n_heads" if "d_head" in own else "d_head")
     if "d_head" in values and "d_model" in values:
@@ -217,9 +218,10 @@ def _model(config: SweepConfig, own: dict[str, Scalar], where: str) -> ModelConf
         told = f"{key} = {first['input']!r}: {rule}" if key else rule
         told = f"missing key '{key}' (here or in [model])" if first["type"] == "missing" else told
         raise ConfigError(f"{where}: {told}") from None
-    if model.vocab_size < BYTE_VOCABULARY:
+    if model.vocab_size < least:
+        whose = "data.vocab_size" if config.data.source == "tokens" else "the byte vocabulary"
         raise ConfigError(
-            f"{where}: vocab_size = {model.vocab_size} is smaller than the byte vocabulary; "
-            f"use {BYTE_VOCABULARY} or leave it out"
+            f"{where}: vocab_size = {model.vocab_size} is smaller than {whose}; "
+            f"use {least} or leave it out"
         )
     return model

@@ -128,7 +128,9 @@ class Progress:
         if result.get("status") != "ok":
             told = f"{result.get('status')}: {result.get('reason')}"
         else:
-            told = f"L = {result['val_loss']:.4f} nats/token ({result['val_bpb']:.3f} bits/byte)"
+            bpb = result["val_bpb"]
+            bits = "" if bpb is None else f" ({bpb:.3f} bits/byte)"
+            told = f"L = {result['val_loss']:.4f} nats/token{bits}"
         self._console.print(
             f"{self._clock()}  {_name(trunk)}  D = {run.tokens:>12,}  {told}", highlight=False
         )

@@ -12,7 +12,7 @@ from experiments.config import SweepConfig
 from experiments.grid import largest_horizon
 from experiments.jobs import Jobs
 from experiments.spec import TrunkSpec
-from minigpt.data import CorpusInfo
+from minigpt.data import CorpusInfo, vocabulary
 
 LEFT = {"run", "run_id", "trunk_id", "preset", "arm", "state", "job", "log", "reason", "array"}
 
@@ -51,17 +51,25 @@ def plan_rows(sweep: Path, trunks: list[TrunkSpec], known: Jobs) -> list[dict]:
 
 def corpus_lines(config: SweepConfig, corpus: CorpusInfo) -> str:
     """The corpus, its split, how much of the held-out text stands in training too, and D_max."""
+    documents = "" if corpus.documents is None else f"{corpus.documents:,} documents, "
     told = (
-        f"data: {corpus.origin}, {corpus.documents:,} documents, "
+        f"data: {corpus.origin}, {documents}"
         f"{corpus.train_tokens:,} training and {corpus.val_tokens:,} held-out tokens, "
-        f"split by {corpus.split_unit} hash; "
-        f"{corpus.overlap:.1%} of held-out 3-line windows also stand in training"
     )
+    if corpus.overlap is None:
+        told += f"of a vocabulary of {vocabulary(config.data):,}, split by the user"
+    else:
+        told += (
+            f"split by {corpus.split_unit} hash; "
+            f"{corpus.overlap:.1%} of held-out 3-line windows also stand in training"
+        )
     if corpus.skipped:
         told += (
             f"; skipped {len(corpus.skipped)} files that are not UTF-8 text "
             f"({corpus.skipped[0]}{', ...' if len(corpus.skipped) > 1 else ''})"
         )
+    if corpus.null_rows:
+        told += f"; skipped {corpus.null_rows:,} records whose {config.data.column} is null"
     if isinstance(config.grid.tokens, Doublings) and config.grid.sizes:
         largest, epoch = largest_horizon(config, corpus)
         epochs = config.data.max_epochs

@@ -3,24 +3,12 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from minigpt.frozen import Count, Frozen, Positive, PositiveFloat, whole
+from minigpt.sources import DataConfig as DataConfig  # of a file of its own, and no less a config
 
-def _whole(value: object) -> object:
-    """Read 2e6 as the integer it is; anything else is left for the type check."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=2**63 - 1)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**63 - 1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 Strategy = Literal["ddp", "fsdp"]  # copies of a model on several ranks, or shards of it
-
-
-class Frozen(BaseModel):
-    """A config object: unknown keys and wrong types are errors, fields never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Frozen):
@@ -55,7 +43,7 @@ class ModelConfig(Frozen):
         if preset == "vaswani":
             filled |= {"vocab_size": 1000, "d_model": 128, "n_layers": 2, "n_heads": 4}
         filled |= values
-        d_model = _whole(filled.get("d_model"))
+        d_model = whole(filled.get("d_model"))
         if isinstance(d_model, int):
             filled.setdefault("d_ff", 4 * d_model)
         return filled
@@ -93,43 +81,6 @@ class ModelConfig(Frozen):
     def d_head(self) -> int:
         """Channels of one attention head."""
         return self.d_model // self.n_heads
-
-
-class DataConfig(Frozen):
-    """Where the text comes from and how it is split.
-
-    `source = "stdlib"`: the Python standard library's own source text. `source = "libraries"`: that
-    and the source text of every installed library. `source = "text"`: the plain-text files, folders
-    and globs of `path`. `val_fraction` of the documents (chosen by content hash) is held out; the
-    first `eval_tokens` held-out tokens measure every final loss, the first `curve_eval_tokens` the
-    points of the training curves. `max_epochs` allows repetition of the training text.
-    """
-
-    source: Literal["stdlib", "libraries", "text"] = "stdlib"
-    path: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.12
-    eval_tokens: Positive = 1_048_576
-    curve_eval_tokens: Positive = 32_768
-    max_epochs: PositiveFloat = 1.0
-
-    @model_validator(mode="after")
-    def _path(self) -> Self:
-        if self.source == "text" and not self.path:
-            raise ValueError(
-                "source = 'text' needs path: a file, a folder, a glob, or a list of them"
-            )
-        if self.path is not None and "" in (
-            (self.path,) if isinstance(self.path, str) else self.path
-        ):
-            raise ValueError("path holds an empty string; '.' is the current folder")
-        if self.source != "text" and self.path is not None:
-            raise ValueError("path belongs to source = 'text'; set source = 'text' or remove path")
-        if self.curve_eval_tokens > self.eval_tokens:
-            raise ValueError(
-                f"curve_eval_tokens = {self.curve_eval_tokens} exceeds eval_tokens = "
-                f"{self.eval_tokens}"
-            )
-        return self
 
 
 WSD_KEYS = ("trunk", "power", "power_tokens", "cooldown", "cooldown_fraction")

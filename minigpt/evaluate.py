@@ -28,12 +28,13 @@ def evaluate(
     device: str,
     dtype: str,
     group: Group = SINGLE,
-) -> tuple[float, float | None, float, int]:
+) -> tuple[float, float | None, float | None, int]:
     """Held-out loss: mean and standard error (nats per token), bits per byte, tokens.
 
     Over the first `tokens` held-out tokens, shared out over the ranks of `group`; the standard
     error takes sequences as independent and is None for a single one. Bits per byte divides by the
-    bytes of text among the targets: an end-of-text token costs bits but is no byte.
+    bytes of text among the targets: an end-of-text token costs bits but is no byte. It is None
+    where nobody knows how many bytes a token stands for.
     """
     seq_len = model.config.seq_len
     count, per_batch = tokens // seq_len, max(1, _batch_tokens(model, device) // seq_len)
@@ -68,7 +69,8 @@ def evaluate(
     mean = loss_B.mean().item()
     se = loss_B.std().item() / math.sqrt(count) if count > 1 else None
     n_tokens = count * seq_len
-    return mean, se, mean * n_tokens / (math.log(2) * n_bytes), n_tokens
+    bpb = mean * n_tokens / (math.log(2) * n_bytes) if corpus.byte_tokens else None
+    return mean, se, bpb, n_tokens
 
 
 def _batch_tokens(model: MiniGPT, device: str) -> int:

@@ -135,7 +135,7 @@ class Training:
             **losses,
         )
 
-    def _evaluate(self, tokens: int) -> tuple[float, float | None, float, int]:
+    def _evaluate(self, tokens: int) -> tuple[float, float | None, float | None, int]:
         job, model = self.member.job, self.state.model
         return evaluate(model, job.corpus, tokens, job.device, job.train.dtype, job.group)
 

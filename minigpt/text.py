@@ -1,6 +1,5 @@
-"""Documents: the plain-text files of a corpus, listed and read. No torch, no numpy."""
+"""Documents: the text files and records of a corpus, listed and read. No torch."""
 
-import glob
 import importlib.metadata
 import os
 import platform
@@ -8,7 +7,9 @@ import string
 import sysconfig
 from pathlib import Path
 
+from minigpt import records
 from minigpt.config import DataConfig
+from minigpt.paths import DataError, listed, unreadable
 
 # Tests and generated tables repeat one another: held-out text would stand in training too.
 STDLIB_LEFT_OUT = {
@@ -25,56 +26,51 @@ LONGEST_LINE = 1_000  # bytes; hardly anybody writes longer ones
 LETTERS = 0.55  # of the bytes that are not blank; written modules have 0.6 to 0.9, tables 0 to 0.55
 
 
-class DataError(ValueError):
-    """A corpus that cannot be used: the message names the value, the rule and the remedy."""
-
-
 def files(config: DataConfig, leave_out: Path | None = None) -> tuple[list[Path], set[Path]]:
     """Files of the corpus in a fixed order, and those that the user named one by one.
 
     What lies in `leave_out`, where a sweep writes, is no text of the user's.
-    Raises DataError for a path at which there is nothing.
+    Raises DataError for a path at which there is nothing, and for a column without records or
+    records without a column.
     """
     if config.source != "text":
         return _stdlib() if config.source == "stdlib" else _libraries(), set()
-    found, named = [], set()
-    for pattern in (config.path,) if isinstance(config.path, str) else config.path or ():
-        try:
-            path = Path(pattern).expanduser()
-        except RuntimeError as error:
-            raise DataError(f"data.path = {pattern!r}: {error}; write the whole path") from None
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-        elif path.is_file():
-            found.append(path)
-            named.add(path)
-        else:
-            matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)))
-            if not matches:
-                raise DataError(
-                    f"data.path = {pattern!r}: no such file or folder, and no file matches it as "
-                    "a glob; paths are relative to the current folder"
-                )
-            found += [p for p in matches if p.is_file()]
-    if leave_out is not None:
-        own = leave_out.resolve()
-        found = [path for path in found if not path.resolve().is_relative_to(own)]
-    return list(dict.fromkeys(found)), named
+    found, named = listed(config.path or (), "data.path", leave_out)
+    with_records = [path for path in found if records.has_records(path)]
+    if with_records and config.column is None:
+        raise DataError(
+            f"data.path: {with_records[0]} holds records; name the column that holds the text, "
+            "such as data.column=text, or leave such files out with a glob such as '**/*.txt'"
+        )
+    if config.column is not None and not with_records:
+        raise DataError(
+            f"data.column = {config.column!r} belongs to .jsonl and .parquet files, and "
+            f"data.path = {config.path!r} has none; remove it"
+        )
+    return found, named
 
 
-def read(paths: list[Path], named: set[Path]) -> tuple[list[bytes], tuple[str, ...]]:
-    """Documents of the files that are not empty, and the names of files that are not UTF-8 text.
+def packed(paths: list[Path]) -> bool:
+    """Whether any file is compressed or has records: then it is not read as it lies there."""
+    return any(records.compressed(path) or records.has_records(path) for path in paths)
 
+
+def read(
+    paths: list[Path], named: set[Path], column: str | None = None
+) -> tuple[list[bytes], tuple[str, ...], int]:
+    """Documents that are not empty, names of files that are not UTF-8 text, records with null.
+
+    A document is a text file, or a record of a file that has them: the text in its `column`.
     Raises DataError for a file that cannot be read, or that was named and is not text.
     """
-    documents, skipped = [], []
+    documents, skipped, nulls = [], [], 0
     for path in paths:
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"data.path: cannot read {path}: {error.strerror}; make it readable or leave it out"
-            ) from error
+        if column is not None and records.has_records(path):
+            texts, without = records.documents(path, column)
+            documents += texts
+            nulls += without
+            continue
+        text = _content(path)
         if _is_text(text):
             documents.append(text)
         elif path in named:
@@ -83,7 +79,7 @@ def read(paths: list[Path], named: set[Path]) -> tuple[list[bytes], tuple[str, .
             )
         else:
             skipped.append(str(path))
-    return [text for text in documents if text], tuple(skipped)
+    return [text for text in documents if text], tuple(skipped), nulls
 
 
 def handwritten(documents: list[bytes]) -> list[bytes]:
@@ -100,6 +96,8 @@ def origin(config: DataConfig) -> str:
     """Whose text it is: the interpreter and its installed distributions, or the user's path."""
     if config.source == "text":
         return str(config.path)
+    if config.source == "tokens":
+        return f"{config.path}, held out {config.val_path}"
     python = f"Python {platform.python_version()}"
     if config.source == "stdlib":
         return python
@@ -152,13 +150,18 @@ def _generated(document: bytes) -> bool:
     return len(dark) - len(other) < LETTERS * len(dark)
 
 
+def _content(path: Path) -> bytes:
+    if records.compressed(path):
+        return records.decompressed(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, "data.path", error) from error
+
+
 def _is_text(text: bytes) -> bool:
     try:
         text.decode()
     except UnicodeDecodeError:
         return False
     return b"\0" not in text
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)

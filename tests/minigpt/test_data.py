@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from minigpt import data
 from minigpt.config import DataConfig
 from minigpt.data import END_OF_TEXT, Corpus, DataError
+from minigpt.split import BLOCK_BYTES
 from minigpt.text import STDLIB_LEFT_OUT, files
 
 
@@ -118,7 +119,7 @@ def test_few_documents_are_split_by_blocks_at_line_ends(tmp_path, words):
     corpus = data.prepare(config(tmp_path / "book.txt"), tmp_path / "cache")
     assert (corpus.info.documents, corpus.info.split_unit) == (1, "block")
     pieces = documents(corpus.train) + documents(corpus.val)
-    assert len(pieces) == pytest.approx(len(text) / data.BLOCK_BYTES, abs=1)
+    assert len(pieces) == pytest.approx(len(text) / BLOCK_BYTES, abs=1)
     assert all(piece in text and piece.endswith(b"\n") for piece in pieces)
     assert sum(map(len, pieces)) == len(text)
     assert not set(documents(corpus.train)) & set(documents(corpus.val))

@@ -21,6 +21,7 @@ from minigpt.model import MiniGPT
 GPT = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 257, "seq_len": 16}
 VASWANI = {"preset": "vaswani", "seq_len": 16}
 RATES = {"hidden": 0.01, "embedding": 0.01, "head": 0.01, "vector": 0.01}
+TOKENS = {"source": "tokens", "path": "a", "val_path": "b", "vocab_size": 100}
 TRAIN = {"lr": RATES, "schedule": {}, "batch_tokens": 128}
 
 
@@ -99,8 +100,25 @@ def test_whole_float_width_still_decides_the_feed_forward_width():
         ({"source": "text", "path": ["a", ""]}, ["path holds an empty string"]),
         ({"source": "stdlib", "path": "books"}, ["path belongs to source = 'text'"]),
         ({"source": "libraries", "path": "books"}, ["path belongs to source = 'text'"]),
+        ({"column": "text"}, ["column belongs to source = 'text'", "remove column"]),
+        ({"source": "text", "path": "a", "column": ""}, ["column", "at least 1 character"]),
+        ({"source": "text", "path": "a", "vocab_size": 9}, ["vocab_size belongs to", "'tokens'"]),
+        ({"source": "text", "path": "a", "val_path": "b"}, ["val_path belongs to", "'tokens'"]),
+        ({"source": "text", "path": "a", "end_of_text": 0}, ["end_of_text belongs", "'tokens'"]),
+        ({"source": "tokens"}, ["source = 'tokens' needs path", ".bin file"]),
+        ({"source": "tokens", "path": "a"}, ["source = 'tokens' needs val_path", "held-out"]),
+        (
+            {"source": "tokens", "path": "a", "val_path": "b"},
+            ["source = 'tokens' needs vocab_size", "the tokenizer has"],
+        ),
+        (TOKENS | {"val_path": ["b", ""]}, ["val_path holds an empty string"]),
+        (TOKENS | {"column": "text"}, ["column belongs to source = 'text'"]),
+        (TOKENS | {"val_fraction": 0.2}, ["val_fraction belongs to text", "remove val_fraction"]),
+        (TOKENS | {"vocab_size": 65_537}, ["vocab_size = 65,537", "65,536 ids of uint16"]),
+        (TOKENS | {"vocab_size": 0}, ["vocab_size", "greater than 0"]),
+        (TOKENS | {"end_of_text": 100}, ["end_of_text = 100", "below vocab_size = 100"]),
         ({"curve_eval_tokens": 9, "eval_tokens": 8}, ["curve_eval_tokens = 9", "eval_tokens = 8"]),
-        ({"source": "web"}, ["'stdlib', 'libraries' or 'text'", "web"]),
+        ({"source": "web"}, ["'stdlib', 'libraries', 'text' or 'tokens'", "web"]),
         ({"val_fraction": 0.0}, ["val_fraction", "greater than 0"]),
         ({"val_fraction": 1.0}, ["val_fraction", "less than 1"]),
         ({"val_fraction": math.nan}, ["val_fraction", "nan"]),

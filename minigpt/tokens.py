@@ -1,0 +1,94 @@
+"""`source = "tokens"`: shards that the user made, listed, checked and measured in one reading."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from minigpt.config import DataConfig
+from minigpt.paths import DataError, listed
+from minigpt.shards import open_bin
+
+CHUNK = 2**24  # tokens looked at together
+
+Side = dict[Path, np.ndarray]  # a side's files with their tokens, in order
+
+
+def open_sides(config: DataConfig, leave_out: Path | None = None) -> dict[str, Side]:
+    """The shards of both sides, "train" and "val", memory-mapped.
+
+    Raises DataError for a path at which there is nothing, a file that is no .bin of whole uint16
+    tokens, or a damaged one.
+    """
+    sides = {"train": ("data.path", config.path), "val": ("data.val_path", config.val_path)}
+    found = {}
+    for side, (key, patterns) in sides.items():
+        paths, _ = listed(patterns or (), key, leave_out)
+        for path in paths:
+            if path.suffix != ".bin":
+                raise DataError(
+                    f"{key}: {path} is not a .bin file; give shards of uint16 tokens, such as "
+                    "'folder/*_train_*.bin'"
+                )
+        if not paths:
+            raise DataError(f"{key} = {patterns!r}: no file there; give .bin files")
+        found[side] = {path: open_bin(path, key) for path in paths}
+    return found
+
+
+def measure(config: DataConfig, sides: dict[str, Side]) -> dict:
+    """What is known of a corpus of these shards: hashes and counts, every id checked.
+
+    A side is hashed as one sequence of tokens, however it is cut into shards. Raises DataError for
+    an id outside the vocabulary, an end-of-text id that is nowhere, or shards on both sides.
+    """
+    files: dict[str, Path] = {}  # by the hash of their tokens
+    hashes, ends = {}, 0
+    for side, shards in sides.items():
+        whole, mine = hashlib.sha256(), {}
+        for path, tokens in shards.items():
+            own = hashlib.sha256()
+            for first in range(0, len(tokens), CHUNK):
+                part = tokens[first : first + CHUNK]
+                _check(config, path, part, first)
+                if config.end_of_text is not None:
+                    ends += int(np.count_nonzero(part == config.end_of_text))
+                own.update(part.data)
+                whole.update(part.data)
+            mine[own.hexdigest()] = path
+        for same in files.keys() & mine.keys():
+            raise DataError(
+                f"data.val_path: {mine[same]} holds the tokens of {files[same]}, which is in "
+                "data.path; held-out text is what no model trains on: take it out of one of them"
+            )
+        files |= mine
+        hashes[side] = whole.hexdigest()
+    if config.end_of_text is not None and not ends:
+        raise DataError(
+            f"data.end_of_text = {config.end_of_text}: no token of the shards has this id; give "
+            "the id that separates documents, or remove it"
+        )
+    return {
+        "source": "tokens",
+        "content_sha256": hashlib.sha256("|".join(hashes.values()).encode()).hexdigest(),
+        "data_sha256": hashes["train"],
+        "val_sha256": hashes["val"],
+        "documents": ends or None,
+        "split_unit": "shard",
+        "train_tokens": sum(map(len, sides["train"].values())),
+        "val_tokens": sum(map(len, sides["val"].values())),
+        "overlap": None,
+    }
+
+
+def _check(config: DataConfig, path: Path, part: np.ndarray, first: int) -> None:
+    """Refuse an id outside the vocabulary; `first` is the position of the first of `part`."""
+    size = config.vocab_size
+    assert size is not None  # DataConfig asks for it
+    if part.max() < size:
+        return
+    at = int(np.argmax(part >= size))
+    raise DataError(
+        f"{path}: id {part[at]} at position {first + at:,} is not below data.vocab_size = {size:,};"
+        " give the vocabulary of the tokenizer that made the shards, or make them again"
+    )
