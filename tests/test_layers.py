@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": (
-        "config counts schedule text data process layers loss model group optim checkpoint state "
+        "frozen sources config counts schedule paths records text split shards tokens cache data "
+        "process layers loss model group optim checkpoint state "
         "evaluate event step stack member train"
     ),
     "experiments": (
@@ -31,7 +32,9 @@ ORDER = {
 }
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
-    "minigpt": "config counts schedule text data",
+    "minigpt": (
+        "frozen sources config counts schedule paths records text split shards tokens cache data"
+    ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
         "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
