@@ -1,5 +1,6 @@
 """Checkpoints: one file, written whole or not at all, tensors and plain values only."""
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -13,6 +14,10 @@ FORMAT = 1
 
 class CheckpointError(ValueError):
     """A checkpoint file that this version cannot read."""
+
+
+class DamagedError(CheckpointError):
+    """A file that is no whole checkpoint of ours."""
 
 
 def save(path: Path, values: dict[str, object]) -> None:
@@ -33,14 +38,17 @@ def save(path: Path, values: dict[str, object]) -> None:
 def load(path: Path, device: str = "cpu") -> dict:
     """Read what `save` wrote; no code in the file is ever run.
 
-    Raises CheckpointError for a damaged file or another format.
+    Raises DamagedError for a damaged file, CheckpointError for another format.
     """
     try:
         values = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, MemoryError, torch.OutOfMemoryError):  # not the file's fault
+    except (MemoryError, torch.OutOfMemoryError):  # not the file's fault
         raise
     except Exception as error:
-        raise CheckpointError(
+        # Nor is an error of the disk; but where a file was cut short, torch seeks before its start.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise DamagedError(
             f"{path}: damaged, or no checkpoint of ours ({type(error).__name__}); delete it"
         ) from error
     found = values.get("format") if isinstance(values, dict) else None

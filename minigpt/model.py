@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from minigpt.config import ModelConfig
 from minigpt.counts import parameter_counts
+from minigpt.kvcache import KVCache, Past
 from minigpt.layers import Embedding, LayerNorm, Linear, RMSNorm
 from minigpt.loss import next_token_loss
 
@@ -65,21 +66,25 @@ class MiniGPT(nn.Module):
             if name.endswith(("attention.out.weight", "mlp.down.weight", "head.weight")):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """Logits_BTV of the next token after each position; T at most `seq_len`.
 
-        Given targets, their mean loss (see `minigpt.loss`) in place of the logits.
+        Given targets, their mean loss (see `minigpt.loss`) in place of the logits. Given a cache,
+        the tokens go on from the texts that it holds, `seq_len` in all, and it holds them too.
         """
         T = tokens_BT.shape[-1]
-        x_BTD = self.embedding(tokens_BT)
-        rotation = None
+        at, pasts = (slice(T), [None] * len(self.blocks)) if cache is None else cache.read(T)
+        x_BTD, rotation = self.embedding(tokens_BT), None
         if self.config.preset == "vaswani":
-            position_BTD = self.position[..., None, :T, :]  # one for every sequence of a batch
+            # One for every sequence of a batch, or where each goes on at a place of its own.
+            position_BTD = self.position[..., None, at, :] if cache is None else self.position[at]
             x_BTD = x_BTD * math.sqrt(self.config.d_model) + position_BTD
         else:
-            rotation = (self.cos_TK[:T, None, None], self.sin_TK[:T, None, None])
-        for block in self.blocks:
-            x_BTD = block(x_BTD, rotation)
+            rotation = (self.cos_TK[at][..., None, None, :], self.sin_TK[at][..., None, None, :])
+        for block, past in zip(self.blocks, pasts, strict=True):
+            x_BTD = block(x_BTD, rotation, past)
         x_BTD = self.final_norm(x_BTD)
         if targets_BT is None:
             return self.head(x_BTD)
@@ -99,11 +104,13 @@ class Block(nn.Module):
         self.norm1 = norm(config.d_model, eps=eps)
         self.norm2 = norm(config.d_model, eps=eps)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None, past: Past | None = None
+    ) -> Tensor:
         if self.pre_norm:
-            x_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation)
+            x_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation, past)
             return x_BTD + self.mlp(self.norm2(x_BTD))
-        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, rotation))
+        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, rotation, past))
         return self.norm2(x_BTD + self.mlp(x_BTD))
 
 
@@ -122,7 +129,9 @@ class Attention(nn.Module):
         self.out = Linear(config.d_model, config.d_model, bias=not gpt)
         self.qk_norm = RMSNorm(config.d_head, eps=1e-6) if gpt else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None, past: Past | None = None
+    ) -> Tensor:
         D = x_BTD.shape[-1]
         qkv_BT3HK = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, D // self.n_heads))
         if rotation is None:
@@ -131,9 +140,12 @@ class Attention(nn.Module):
             qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), dim=-3)
             qk_BT2HK = _rotate(self.qk_norm(qk_BT2HK.to(rotation[0].dtype)), *rotation)
             q_BTHK, k_BTHK, v_BTHK = *qk_BT2HK.unbind(-3), v_BT1HK.squeeze(-3)
+        if past is not None:
+            k_BTHK, v_BTHK = past.extended(k_BTHK, v_BTHK)
         # To attention, which has no weights, several models are a larger batch.
         q, k, v = (x.flatten(0, -4).transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
-        y_BHTK = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        seen = None if past is None else past.seen_B1TS
+        y_BHTK = F.scaled_dot_product_attention(q, k, v, seen, is_causal=past is None)
         return self.out(y_BHTK.transpose(1, 2).reshape(x_BTD.shape))
 
 

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": (
         "frozen sources config counts schedule paths records text split shards tokens cache data "
-        "process layers loss model group optim checkpoint state "
-        "evaluate event step stack member train"
+        "process layers loss kvcache model group optim checkpoint "
+        "state evaluate event step stack member train decode beam generate"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "

@@ -137,6 +137,16 @@ def test_file_cut_short_anywhere_is_refused(tmp_path, whole):
         assert_refused_as_damaged(path)
 
 
+def test_large_file_cut_short_is_refused(tmp_path):
+    """Of which torch reads the end by itself."""
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"model": {"a": torch.ones(300, 100)}})
+    whole = path.read_bytes()
+    for cut in (1, 30, 900, 5_000, 100_000):
+        path.write_bytes(whole[:-cut])
+        assert_refused_as_damaged(path)
+
+
 def test_file_of_zeros_is_refused(tmp_path, whole):
     """What a power cut can leave of a file that was not yet on the disk."""
     (tmp_path / "a.pt").write_bytes(bytes(len(whole)))
