@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from experiments.event import Event
+from experiments.peaks import vendor_peak
 from experiments.record import Record, now
 from experiments.spec import RunSpec
+from minigpt.counts import flops_per_token
 from minigpt.event import Evaluation, Progress, Result
 from minigpt.event import Event as Told
 from minigpt.member import Member
@@ -102,11 +104,15 @@ class Leg:
         if values.pop("on_trunk"):
             self.hand.diverged = result
         cuda = job.device.startswith("cuda")
+        peak = vendor_peak(torch.cuda.get_device_name(job.device)) if cuda else None
         steps = values.pop("step") - values.pop("from_step")
         training = result.seconds - (result.eval_seconds or 0.0)
-        speed = steps * job.train.batch_tokens / training
+        speed = steps * job.train.batch_tokens / training if result.status == "ok" else 0.0
+        # The table of peaks is of bfloat16. Models side by side share the device.
+        known = speed and peak and job.train.dtype == "bfloat16"
         values |= {
-            "tokens_per_second": speed if result.status == "ok" and steps else None,
+            "tokens_per_second": speed or None,
+            "mfu": speed * flops_per_token(job.model).exact / peak if known and peak else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if cuda else None,
             "members": self.members,
             "micro_batch": -(-job.train.batch_tokens // job.passes),
