@@ -48,13 +48,7 @@ def test_operations_of_one_model(layers: int) -> None:
     assert operations("single", layers) <= 40 + 30 * layers
 
 
-@pytest.mark.parametrize(
-    "layers",
-    [
-        *(pytest.param(n, marks=pytest.mark.xfail(reason="53 + 43 a layer")) for n in (1, 2, 3)),
-        *(4, 5, 6),
-    ],
-)
+@pytest.mark.parametrize("layers", range(1, 7))
 def test_operations_of_a_stack(layers: int) -> None:
     assert operations("stack", layers, members=2) <= 45 + 45 * layers
 
