@@ -15,8 +15,8 @@ ORDER = {
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
         "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
-        "peaks record leg capacity trunk run follow torchrun slots launch job submit speed progress "
-        "execute manage sweep opcount reference trial worker contest figures stepsuite "
+        "peaks record leg capacity trunk run follow torchrun slots launch job submit speed "
+        "progress execute manage sweep opcount reference trial worker contest figures stepsuite "
         "packsuite sweepsuite gpusuite benchmark"
     ),
     "analysis": (
