@@ -16,16 +16,18 @@ WORDS = (
     "launch.checkpoint_seconds=2",
     "launch.slurm.sbatch={ nodelist = 'node0' }",  # another test takes node1 away
 )
+# Slurm looks twice a minute and may send the signal half a minute early: 15 to 45 s after the start.
+# One that comes before python listens ends the job.
+LIMITS = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=15")
 
 
 @pytest.mark.timeout(600)
 def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
     """More horizons than any machine trains within one limit; those that got done are compared."""
     horizons = [256_000 * k for k in range(1, 81)]
-    # Slurm may send the signal half a minute early: 5 to 25 s after the start.
-    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=35")
-    limits += ("launch.slurm.max_requeues=30",)
-    code, out, err = suite.run(*WORDS, f"grid.tokens={horizons}", *limits)
+    code, out, err = suite.run(
+        *WORDS, *LIMITS, f"grid.tokens={horizons}", "launch.slurm.max_requeues=30"
+    )
     assert code == 0, (out, err)
     (row, *_) = json.loads(suite("status", "runs/it", "--json")[1])
     job = row["job"]
@@ -51,8 +53,7 @@ def test_a_time_limit_puts_the_job_back_into_the_queue(suite: Suite) -> None:
 
 def test_requeues_used_up_leave_a_run_that_can_go_on(suite: Suite) -> None:
     longer = (*WORDS, "grid.tokens=[40_960_000]")
-    limits = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=25")
-    code, out, err = suite.run(*longer, *limits, "launch.slurm.max_requeues=0", "--wait")
+    code, out, err = suite.run(*longer, *LIMITS, "launch.slurm.max_requeues=0", "--wait")
     assert code == 1, (out, err)
     assert "time limit" in err
     rows = json.loads(suite("status", "runs/it", "--json")[1])
