@@ -16,8 +16,8 @@ WORDS = (
     "launch.checkpoint_seconds=2",
     "launch.slurm.sbatch={ nodelist = 'node0' }",  # another test takes node1 away
 )
-# Slurm looks twice a minute and may send the signal half a minute early: 15 to 45 s after the start.
-# One that comes before python listens ends the job.
+# Slurm looks twice a minute, and may send the signal half a minute early: 15 to 45 s after the
+# start. One that comes before python listens ends the job.
 LIMITS = ("launch.slurm.time_min=1", "launch.slurm.signal_seconds=15")
 
 
