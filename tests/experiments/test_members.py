@@ -98,7 +98,9 @@ def test_one_that_fails_and_one_that_diverges_leave_the_rest(sweep: Sweep, micro
     runs = micro.parent / "runs"
     ok = [results(runs, name) for name in ("micro", "alone")]
     assert_alike(*(f[f["lr_multiplier"] == 1].reset_index(drop=True) for f in ok))
-    assert list(ok[0]["reason"].dropna()) == list(ok[1]["reason"].dropna())
+    # How large a loss has grown by then is chance; that it has by then is not.
+    steps = [[reason.partition(" by ")[2] for reason in f["reason"].dropna()] for f in ok]
+    assert steps[0] == steps[1] == ["step 10 (limit 3 ln V = 16.65)"] * 4
 
 
 @pytest.mark.slow

@@ -77,5 +77,5 @@ def test_a_rank_that_fails_says_why(sweep: Sweep, micro: Path) -> None:
     (folder / "latest.pt").write_bytes(b"no checkpoint")
     code, _, err = sweep("run", micro, *WORDS, *TWO)
     assert code == 1
-    assert "rank 0 of 2: CheckpointError" in err
+    assert "rank 0 of 2: DamagedError" in err
     assert "damaged" in err
