@@ -135,8 +135,8 @@ def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[E
             yield from _stage(ready, heard)
         except FAILURES as error:
             if len(ready) == 1 and not _in_more_passes(ready[0].hand, error):
+                ready[0].hand.failed = True  # before it is told: whoever hears it may close this
                 yield _failed(ready[0].hand.record, error)
-                ready[0].hand.failed = True
                 continue
             waiting = [*halves(ready), *waiting]
             if place.device.startswith("cuda"):
