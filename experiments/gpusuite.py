@@ -83,9 +83,9 @@ def _sweep(
             seconds = time.monotonic() - began
             process.send_signal(signal.SIGINT)
             told = process.communicate()[1].decode()
-        except BaseException:
-            process.send_signal(signal.SIGINT)
-            raise
+        finally:
+            if process.poll() is None:  # this process was told to end: so is the sweep
+                process.send_signal(signal.SIGINT)
     whole = sum(trunk.cost() for trunk in trunks)
     share = 1 - sum(_left(folder, trunk) for trunk in trunks) / whole
     if share <= 0 or process.returncode not in (0, 130):

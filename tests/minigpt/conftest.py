@@ -18,6 +18,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def float64():
+    """Models and their position buffers in double precision, where rounding must not decide."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def words():
     """`words(seed, size)` is about `size` bytes of lines of random words."""

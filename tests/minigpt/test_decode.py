@@ -19,13 +19,7 @@ both = pytest.mark.parametrize(("preset", "positions"), PRESETS)
 GREEDY = Sampling()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    """Rounding must not decide between two tokens."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def perturbed(preset="gpt", positions="rotary", seed=0, spread=0.3, **changes) -> MiniGPT:

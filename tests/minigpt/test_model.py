@@ -17,13 +17,7 @@ PRESETS = [("gpt", "rotary"), ("vaswani", "learned"), ("vaswani", "sinusoidal")]
 both = pytest.mark.parametrize(("preset", "positions"), PRESETS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    """Builds models and their position buffers in double precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def config(preset: str, positions: str, **changes: int) -> ModelConfig:

@@ -24,13 +24,7 @@ Weights = dict[str, Tensor]
 RTOL = 1e-6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    """Builds models and their position buffers in double precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 # The reference

@@ -61,14 +61,6 @@ def fresh_job(tmp_path, corpus, text_config):
     return make
 
 
-@pytest.fixture
-def float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def losses(engine: Single | Stack, states, steps: int, factors) -> np.ndarray:
     found = []
     for step in range(steps):
