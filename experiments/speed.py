@@ -26,12 +26,12 @@ from minigpt.data import Corpus
 from minigpt.evaluate import BATCH_TOKENS, evaluate
 from minigpt.event import Progress
 from minigpt.group import Group, join
+from minigpt.loop import train
 from minigpt.model import MiniGPT
 from minigpt.process import settle
 from minigpt.schedule import Horizon
 from minigpt.stack import Stack
 from minigpt.state import Job, fresh
-from minigpt.train import train
 
 WARM_STEPS, MIN_STEPS, SECONDS = 3, 5, 1.0
 EVAL_BATCHES = 4

@@ -16,10 +16,10 @@ from experiments.reference import ReferenceLoop
 from minigpt.config import DataConfig, LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.data import Corpus
 from minigpt.evaluate import evaluate
+from minigpt.loop import REPORT_STEPS
 from minigpt.stack import Stack
 from minigpt.state import Job, fresh
 from minigpt.step import Single
-from minigpt.train import REPORT_STEPS
 
 RATE = 1e-3  # the default of torch.optim.Adam, which the reference uses
 CHAINS, LINKS, SUCCESSORS = 2048, 512, 8
@@ -68,7 +68,7 @@ def vaswani(
 
 
 def our_engine(device: str) -> Literal["single", "stack"]:
-    """Which engine trains one model on `device` in a sweep (see `minigpt.train`)."""
+    """Which engine trains one model on `device` in a sweep (see `minigpt.loop`)."""
     return "stack" if device.startswith("cuda") else "single"
 
 

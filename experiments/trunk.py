@@ -22,8 +22,8 @@ from minigpt import data
 from minigpt.event import Event as Told
 from minigpt.event import Progress
 from minigpt.group import SINGLE, Group, OtherRankError
+from minigpt.loop import REPORT_STEPS, train_all
 from minigpt.state import Job
-from minigpt.train import REPORT_STEPS, train_all
 
 LOCK_SECONDS = 30.0  # a killed sweep's workers notice within moments; then their trunks are free
 COMPILED_FLOP = 1e17  # some ten minutes of a large GPU: what a minute of compilation is worth to

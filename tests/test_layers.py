@@ -10,7 +10,7 @@ ORDER = {
     "minigpt": (
         "frozen sources config counts schedule paths records text split shards tokens cache data "
         "process layers loss kvcache model group optim checkpoint "
-        "state evaluate event step stack member train decode beam generate"
+        "state evaluate event step stack member loop decode beam generate"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "

@@ -16,10 +16,10 @@ from minigpt import checkpoint, data
 from minigpt.config import DataConfig, LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.event import Progress
 from minigpt.group import SINGLE, Group, join
+from minigpt.loop import train
 from minigpt.model import MiniGPT
 from minigpt.schedule import horizon
 from minigpt.state import Job
-from minigpt.train import train
 
 SEQ_LEN, SEQUENCES = 16, 6  # three sequences for each of two ranks
 BATCH = SEQUENCES * SEQ_LEN

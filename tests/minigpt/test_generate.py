@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from minigpt import checkpoint, generate
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.data import END_OF_TEXT
+from minigpt.loop import train
 from minigpt.model import MiniGPT
 from minigpt.schedule import horizon
 from minigpt.state import Job
-from minigpt.train import train
 
 SEQ_LEN, BATCH = 32, 128
 ALPHABET = set("etaoinshrdlu \n")

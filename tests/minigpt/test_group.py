@@ -16,8 +16,8 @@ from ranks import LONG, MODELS, SHORT, events_of, job_in
 from minigpt import checkpoint
 from minigpt.config import sequences_per_rank
 from minigpt.group import LAUNCHER, Group, join
+from minigpt.loop import train
 from minigpt.model import MiniGPT
-from minigpt.train import train
 
 SIZE = 2
 LOSSES = ("train_loss", "val_loss", "val_loss_se", "val_bpb")

@@ -10,12 +10,12 @@ import torch
 from minigpt import checkpoint, data
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.event import Evaluation, Progress, Result
+from minigpt.loop import train, train_all
 from minigpt.member import Member
 from minigpt.schedule import Horizon, horizon
 from minigpt.stack import Stack, resident, tokens_at
 from minigpt.state import Job, fresh
 from minigpt.step import Single
-from minigpt.train import train, train_all
 
 SEQ_LEN, BATCH = 16, 64
 SCHEDULE = ScheduleConfig(warmup_tokens=5 * BATCH)

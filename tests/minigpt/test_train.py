@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt import checkpoint, train
+from minigpt import checkpoint, loop
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.data import END_OF_TEXT, Corpus
 from minigpt.evaluate import evaluate
@@ -68,7 +68,7 @@ def fresh(tmp_path, corpus, text_config):
 def run(job: Job, at) -> tuple[Result, list[Evaluation], dict]:
     """Train to the end: result, curve, weights."""
     weights = job.folder / f"{at.stop}.pt"
-    events = list(train.train(job, at, weights))
+    events = list(loop.train(job, at, weights))
     assert isinstance(events[0], Progress)
     assert isinstance(events[-1], Result)
     curve = [e for e in events if isinstance(e, Evaluation)]
@@ -147,7 +147,7 @@ def looked_at(values: list[float], step: int) -> float | None:
 
 @pytest.mark.parametrize("steps", [50, 7])
 def test_a_sign_of_life_follows_every_step_and_its_evaluation(job, losses, steps):
-    events = list(train.train(job, horizon(SCHEDULE, steps * BATCH, BATCH), job.folder / "w.pt"))
+    events = list(loop.train(job, horizon(SCHEDULE, steps * BATCH, BATCH), job.folder / "w.pt"))
     assert isinstance(events.pop(), Result)
     expected = [(Progress, 0)]
     for step in range(1, steps + 1):
@@ -162,7 +162,7 @@ def test_a_sign_of_life_follows_every_step_and_its_evaluation(job, losses, steps
 
 def test_loss_is_unknown_until_it_is_looked_at_also_after_a_resume(job):
     close_at(job, SHORT, lambda e: isinstance(e, Progress) and e.step == 21)
-    events = train.train(job, SHORT, job.folder / "w.pt")
+    events = loop.train(job, SHORT, job.folder / "w.pt")
     progress = [e for e in itertools.islice(events, 12) if isinstance(e, Progress)]
     events.close()
     assert [e.step for e in progress] == list(range(21, 32))
@@ -223,7 +223,7 @@ def interrupted(job: Job, at, after: int) -> tuple[Result, list[Evaluation], dic
     """Close the generator after every `after` events and call again until there is a result."""
     curve, weights = [], job.folder / f"{at.stop}.pt"
     for _ in range(200):
-        generator = train.train(job, at, weights)
+        generator = loop.train(job, at, weights)
         for _, event in zip(range(after), generator, strict=False):
             if isinstance(event, Evaluation):
                 curve.append(event)
@@ -252,14 +252,14 @@ def test_final_training_loss_does_not_depend_on_where_it_was_closed(fresh):
 
 def close_at(job: Job, at, wanted) -> None:
     """Close the generator on the first event that is `wanted`."""
-    generator = train.train(job, at, job.folder / f"{at.stop}.pt")
+    generator = loop.train(job, at, job.folder / f"{at.stop}.pt")
     assert any(wanted(event) for event in generator)
     generator.close()
 
 
 def start_of(job: Job, at) -> int:
     """The step that training to `at` would start from."""
-    generator = train.train(job, at, job.folder / f"{at.stop}.pt")
+    generator = loop.train(job, at, job.folder / f"{at.stop}.pt")
     step = next(generator).step
     generator.close()
     return step
@@ -269,7 +269,7 @@ def test_killed_and_resumed_is_bit_identical(fresh, direct):
     """A copy of the folder, taken while it trains, is what a kill leaves behind."""
     job = fresh(checkpoint_seconds=0.0)  # after every step
     folders = []
-    for event in train.train(job, LONG, job.folder / "80.pt"):
+    for event in loop.train(job, LONG, job.folder / "80.pt"):
         if isinstance(event, Progress) and event.step in (0, 20, 40, 70, 80):
             folders.append(job.folder.with_name(f"killed{event.step}"))
             shutil.copytree(job.folder, folders[-1])
@@ -344,7 +344,7 @@ def test_damaged_checkpoint_is_an_error_that_names_it(job, name):
     path = job.folder / name
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(checkpoint.CheckpointError, match=f"{name}: damaged"):
-        next(train.train(job, LONG, job.folder / "80.pt"))
+        next(loop.train(job, LONG, job.folder / "80.pt"))
 
 
 def test_stopped_before_the_result_trains_nothing_again(job, direct):
