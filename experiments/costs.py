@@ -36,6 +36,8 @@ def beside_lines(
     lines = []
     for members_of in pack.packs(left, members, slots) if members != 1 else []:
         shape = members_of[0]
+        if pack.beside(shape.model, members) == 1:
+            continue
         runs = sum(run.run_id not in settled for trunk in members_of for run in trunk.runs)
         rate = rates.get(estimate.shape(shape, launch))
         measured = rate.members if rate else None

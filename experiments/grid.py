@@ -183,7 +183,7 @@ def _tokens(flops: float | None, model: ModelConfig) -> int:
 
 
 def _matches(match: dict[str, Scalar], cell: Cell) -> bool:
-    values = {**cell.model.model_dump(), "d_head": cell.model.d_head}
+    values = {**dict(cell.model), "d_head": cell.model.d_head}
     values |= {"tokens": cell.tokens, "flops": cell.flops, "seed": cell.seed}
     return all(values[key] == value for key, value in match.items())
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from experiments.resources import LaunchSection, Resources
 from experiments.spec import TrunkSpec
+from minigpt.config import ModelConfig
 
 Pack = tuple[TrunkSpec, ...]
 Job = tuple[TrunkSpec, ...]  # trained one after another, or in the job's slots
@@ -63,13 +64,14 @@ def arrays(
 def packs(trunks: list[TrunkSpec], members: int | None, workers: int) -> list[Pack]:
     """Group trunks of one shape, each group cut until every worker has one; costliest first.
 
-    Where one model is trained at a time (`members` 1) every trunk is a pack of its own.
+    A trunk whose models are trained one at a time (`members` 1) is a pack of its own.
     """
     if members == 1:
         return [(trunk,) for trunk in trunks]
     groups: dict[str, list[TrunkSpec]] = {}
     for trunk in trunks:
-        groups.setdefault(_shape(trunk), []).append(trunk)
+        alone = beside(trunk.model, members) == 1
+        groups.setdefault(trunk.trunk_id if alone else _shape(trunk), []).append(trunk)
     found = list(groups.values())
     while len(found) < workers:
         largest = max(found, key=lambda group: (len(group) > 1, _cost(group)), default=[])
@@ -78,6 +80,14 @@ def packs(trunks: list[TrunkSpec], members: int | None, workers: int) -> list[Pa
         found.remove(largest)
         found += [largest[::2], largest[1::2]]
     return [tuple(group) for group in sorted(found, key=_cost, reverse=True)]
+
+
+def beside(model: ModelConfig, members: int | None) -> int | None:
+    """How many such models may be trained side by side: `members`, or 1 for those with dropout.
+
+    What dropout drops depends on a model's own seed and step alone, and a stack draws nothing.
+    """
+    return 1 if model.dropout else members
 
 
 def _shape(trunk: TrunkSpec) -> str:

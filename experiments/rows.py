@@ -27,7 +27,7 @@ def result_row(
         "d_head": model.d_head,
         "d_ff": model.d_ff,
         "tied": False,
-        "dropout": 0.0,
+        "dropout": model.dropout,
         "seq_len": model.seq_len,
         "vocab_size": model.vocab_size,
         "n_embedding": counts.embedding,

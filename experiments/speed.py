@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from experiments import capacity
+from experiments import capacity, pack
 from experiments.spec import TrunkSpec
 from minigpt.config import Frozen, Strategy
 from minigpt.data import Corpus
@@ -68,10 +68,9 @@ def measure(shape: Shape, device: str, group: Group, members: int | None) -> dic
             checkpoint_seconds=NEVER,
             group=group,
         )
-        beside = 1
-        if group.size == 1:
-            beside = capacity.members(job, 1, shape.runs)[0] if members is None else members
-            beside = min(beside, shape.runs)
+        beside = pack.beside(model, members) if group.size == 1 else 1
+        beside = capacity.members(job, 1, shape.runs)[0] if beside is None else beside
+        beside = min(beside, shape.runs)
         evaluation = _evaluation(trunk, corpus, device, group)
         if beside > 1:
             training = _beside(job, beside)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import capacity, store
+from experiments import capacity, pack, store
 from experiments.event import Event
 from experiments.leg import Hand, Leg, halves, stages
 from experiments.place import Place
@@ -110,7 +110,7 @@ def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[E
 
     One model for which memory does not suffice is tried again in more passes a step.
     """
-    members = place.members
+    members = pack.beside(hands[0].job.model, place.members) if hands else 1
     if members is None and any(len(hand.missing) for hand in hands):
         job = hands[0].job
         members, told = capacity.members(job, place.workers, sum(len(h.missing) for h in hands))

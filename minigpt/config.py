@@ -17,6 +17,10 @@ class ModelConfig(Frozen):
     `gpt`: pre-norm RMSNorm, rotary positions, QK-norm, no biases, zero-initialised residual
     outputs. `vaswani`: post-norm LayerNorm, token embedding × √d_model plus positions, biases,
     ReLU. `d_ff` is 4·d_model unless given. The output head is never tied to the embedding.
+
+    `dropout` is the probability p of Vaswani et al. 2017, §5.4, in both presets: of what enters the
+    first block, and of every sublayer's output before it is added. Attention weights and what is
+    inside a sublayer are never dropped. A dump without it is one of a model without dropout.
     """
 
     preset: Literal["gpt", "vaswani"] = "gpt"
@@ -28,6 +32,8 @@ class ModelConfig(Frozen):
     seq_len: Positive
     activation: Literal["relu", "relu2", "gelu"]
     positions: Literal["rotary", "learned", "sinusoidal"]
+    # Left out where it is 0, so that hashes of models without it are what they have always been.
+    dropout: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda p: p == 0)] = 0.0
 
     @model_validator(mode="before")
     @classmethod

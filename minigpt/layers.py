@@ -83,6 +83,26 @@ class _Rows(torch.autograd.Function):
         return own.view(ctx.shape), None
 
 
+class Dropout(nn.Module):
+    """In training each entry is zero with probability p, else 1/(1 − p) of itself.
+
+    Srivastava et al. 2014, §10, scaled in training, so that nothing changes in evaluation. What is
+    dropped is drawn from `draw`; where that is None, from torch's own generator of the device.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.draw: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of one model's x, of any shape."""
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.draw)
+        return x * kept / (1 - self.p)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation (Ba et al. 2016, eq. 4)."""
 

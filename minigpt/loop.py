@@ -110,10 +110,13 @@ def train_all(members: Sequence[Member]) -> Generator[tuple[int, Event]]:
 
 
 def _engine(trainings: list[Training]) -> Single | Stack:
-    """What trains them: a stack on a GPU, also of one model, for its graph; ranks have none yet."""
+    """What trains them: a stack on a GPU, also of one model, for its graph.
+
+    Ranks have none yet, nor models with dropout.
+    """
     jobs = [training.member.job for training in trainings]
     states = [training.state for training in trainings]
-    alone = len(jobs) == 1 and not jobs[0].device.startswith("cuda")
-    if alone or jobs[0].group.size > 1:
+    graph = jobs[0].device.startswith("cuda") and not jobs[0].model.dropout
+    if (len(jobs) == 1 and not graph) or jobs[0].group.size > 1:
         return Single(jobs[0], states[0])
     return Stack(jobs, states)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from minigpt.config import ModelConfig
 from minigpt.counts import parameter_counts
 from minigpt.kvcache import KVCache, Past
-from minigpt.layers import Embedding, LayerNorm, Linear, RMSNorm
+from minigpt.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from minigpt.loss import next_token_loss
 
 
@@ -52,7 +52,8 @@ class MiniGPT(nn.Module):
             cos_TK, sin_TK = _rotations_TK(config)
             self.register_buffer("cos_TK", cos_TK, persistent=False)
             self.register_buffer("sin_TK", sin_TK, persistent=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.dropout = Dropout(config.dropout)  # one for all of it: they draw from one generator
+        self.blocks = nn.ModuleList(Block(config, self.dropout) for _ in range(config.n_layers))
         self.final_norm = RMSNorm(config.d_model, eps=1e-6) if gpt else nn.Identity()
         self.head = Linear(config.d_model, config.vocab_size, bias=not gpt)
         if gpt:
@@ -83,6 +84,7 @@ class MiniGPT(nn.Module):
             x_BTD = x_BTD * math.sqrt(self.config.d_model) + position_BTD
         else:
             rotation = (self.cos_TK[at][..., None, None, :], self.sin_TK[at][..., None, None, :])
+        x_BTD = self.dropout(x_BTD)
         for block, past in zip(self.blocks, pasts, strict=True):
             x_BTD = block(x_BTD, rotation, past)
         x_BTD = self.final_norm(x_BTD)
@@ -94,7 +96,7 @@ class MiniGPT(nn.Module):
 class Block(nn.Module):
     """Attention and MLP with residuals, norms before (`gpt`) or after (`vaswani`)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
         self.pre_norm = config.preset == "gpt"
         norm = RMSNorm if self.pre_norm else LayerNorm
@@ -103,15 +105,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.norm1 = norm(config.d_model, eps=eps)
         self.norm2 = norm(config.d_model, eps=eps)
+        self.dropout = dropout
 
     def forward(
         self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None, past: Past | None = None
     ) -> Tensor:
         if self.pre_norm:
-            x_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation, past)
-            return x_BTD + self.mlp(self.norm2(x_BTD))
-        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, rotation, past))
-        return self.norm2(x_BTD + self.mlp(x_BTD))
+            x_BTD = x_BTD + self.dropout(self.attention(self.norm1(x_BTD), rotation, past))
+            return x_BTD + self.dropout(self.mlp(self.norm2(x_BTD)))
+        x_BTD = self.norm1(x_BTD + self.dropout(self.attention(x_BTD, rotation, past)))
+        return self.norm2(x_BTD + self.dropout(self.mlp(x_BTD)))
 
 
 class Attention(nn.Module):

@@ -33,7 +33,15 @@ class Stack:
     """
 
     def __init__(self, jobs: Sequence[Job], states: Sequence[State]) -> None:
-        """Take over `states`; of `jobs` only seeds and rates may differ."""
+        """Take over `states`; of `jobs` only seeds and rates may differ.
+
+        Raises ValueError for models with dropout.
+        """
+        if jobs[0].model.dropout:
+            raise ValueError(
+                f"dropout = {jobs[0].model.dropout}: what a stack drops would not be what each "
+                "model drops alone; train models with dropout one by one"
+            )
         self.train, self.model = jobs[0].train, states[0].model
         self.device = torch.device(jobs[0].device)
         self.shard = resident(jobs[0].corpus.train, self.device)

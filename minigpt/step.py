@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ class Single:
     def __init__(self, job: Job, state: State) -> None:
         self.job, self.state = job, state
         self.batch_size = job.train.batch_tokens // job.model.seq_len
+        self.masks: torch.Generator | None = None
+        if job.model.dropout:
+            self.masks = state.model.dropout.draw = torch.Generator(job.device)
 
     def step(self, factors: Sequence[float]) -> Tensor:
         """One step at the peak rates times the only factor; losses_M, in nats per token, M = 1."""
@@ -33,6 +37,8 @@ class Single:
         parts = list(zip(*(t.chunk(job.passes) for t in (tokens_BT, targets_BT)), strict=True))
         total = torch.zeros((), device=job.device)
         for i, (own, wanted) in enumerate(parts):
+            if self.masks is not None:
+                self.masks.manual_seed(mask_seed(config.seed, state.step, i, job.group.rank))
             with job.group.accumulating(state.wrapped, last=i == len(parts) - 1):
                 with precision(job.device, config.dtype):
                     loss = state.wrapped(own, wanted)
@@ -43,3 +49,9 @@ class Single:
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         return job.group.mean(total)[None]
+
+
+def mask_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """The seed of what dropout drops in one part of a step's batch, on one rank."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(step, part, rank))
+    return int(sequence.generate_state(1, np.uint64)[0])

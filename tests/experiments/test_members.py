@@ -150,6 +150,29 @@ def test_packs_hold_one_shape_and_give_every_worker_something(
         assert costs == sorted(costs, reverse=True)
 
 
+def test_models_with_dropout_are_trained_one_by_one_and_their_rows_say_so(
+    sweep: Sweep, micro: Path, plan: Callable[..., list[TrunkSpec]]
+) -> None:
+    """Beside others that are trained together."""
+    sizes = "grid.sizes=[{ d_model = 8 }, { d_model = 16, dropout = 0.1 }]"
+    words = ("grid.seeds=[0, 1]", "grid.tokens=[1600, 3200]", sizes, SELDOM)
+    packs = pack.packs(plan(*words), None, 1)
+    assert [sorted(t.model.dropout for t in p) for p in packs] == [[0.1], [0.1], [0.0, 0.0]]
+    code, out, err = sweep("run", micro, *words, "launch.members=8")
+    assert code == 0, (out, err)
+    frame = results(micro.parent / "runs", "micro")
+    assert list(frame["dropout"]) == [0.0] * 4 + [0.1] * 4
+    assert list(frame["members"]) == [4] * 4 + [1] * 4
+    code, out, err = sweep("run", micro, *words, "name=alone")
+    assert code == 0, (out, err)
+    alone = results(micro.parent / "runs", "alone")
+    assert_alike(frame, alone)
+    assert list(frame["val_loss"][4:]) == list(alone["val_loss"][4:])  # of the same masks
+    code, out, _ = sweep("plan", micro, *words, "launch.members=8", "name=new")
+    assert out.count("side by side: d_model 8") == 1
+    assert "side by side: d_model 16" not in out
+
+
 # How many fit
 
 

@@ -56,7 +56,8 @@ def test_ids_depend_on_what_losses_depend_on_and_on_nothing_else(plan: Expand) -
         "grid.tokens=[6400, 12800, 25600]",
         "name=other",
         "launch.slots=2",
-        "grid.holdout=[{ d_model = 16 }]",
+        "grid.holdout=[{ d_model = 16, dropout = 0 }]",
+        "model.dropout=0.0",
         "train.lr={ rule = 'inverse-width', value = 2e-2, base_width = 8.0 }",
     )
     for override in same:
@@ -67,6 +68,7 @@ def test_ids_depend_on_what_losses_depend_on_and_on_nothing_else(plan: Expand) -
         "train.beta2=0.99",
         "schedule.warmup_tokens=64",
         "model.n_layers=2",
+        "model.dropout=0.1",
         "data.eval_tokens=512",
         "data.val_fraction=0.4",
         "train.dtype=bfloat16",

@@ -1,7 +1,7 @@
 """The `vaswani` preset against a literal implementation written here from the papers.
 
-Vaswani et al. 2017 §3 (decoder without cross-attention), Kingma & Ba 2015 algorithm 1; plain
-tensors, one head at a time.
+Vaswani et al. 2017 §3 (decoder without cross-attention) and §5.4 (dropout, of the same entries in
+both), Kingma & Ba 2015 algorithm 1; plain tensors, one head at a time.
 
 Shapes: B batch, T sequence, D width, K channels of a head, F feed-forward width, V vocabulary.
 """
@@ -65,14 +65,24 @@ def feed_forward(x_BTD: Tensor, w: Weights, layer: str) -> Tensor:
     return h_BTF @ w[layer + "W_2"] + w[layer + "b_2"]
 
 
-def reference_logits(tokens_BT: Tensor, w: Weights, n_layers: int, n_heads: int) -> Tensor:
+def drawn_masks(shape: tuple[int, ...], n_layers: int, p: float, seed: int) -> list[Tensor]:
+    """1 / (1 − p) where an entry is kept: of the first input, then of every sublayer's output."""
+    draw = torch.Generator().manual_seed(seed)
+    kept = [torch.empty(shape).bernoulli_(1 - p, generator=draw) for _ in range(1 + 2 * n_layers)]
+    return [torch.where(mask == 1, 1 / (1 - p), 0.0) for mask in kept]
+
+
+def reference_logits(
+    tokens_BT: Tensor, w: Weights, n_layers: int, n_heads: int, masks: list[Tensor] | None = None
+) -> Tensor:
     T, D = tokens_BT.shape[1], w["E"].shape[1]
-    x_BTD = w["E"][tokens_BT] * math.sqrt(D) + w["P"][:T]
+    masks = [torch.ones(())] * (1 + 2 * n_layers) if masks is None else masks
+    x_BTD = masks[0] * (w["E"][tokens_BT] * math.sqrt(D) + w["P"][:T])
     for i in range(n_layers):
         layer = f"{i}."
-        attended = multi_head_attention(x_BTD, w, layer, n_heads)
+        attended = masks[1 + 2 * i] * multi_head_attention(x_BTD, w, layer, n_heads)
         x_BTD = layer_norm(x_BTD + attended, w[layer + "g_1"], w[layer + "o_1"])
-        passed = feed_forward(x_BTD, w, layer)
+        passed = masks[2 + 2 * i] * feed_forward(x_BTD, w, layer)
         x_BTD = layer_norm(x_BTD + passed, w[layer + "g_2"], w[layer + "o_2"])
     return x_BTD @ w["W_H"] + w["b_H"]
 
@@ -152,12 +162,14 @@ def copied(model: MiniGPT) -> Weights:
 
 
 def reference_step(
-    w: Weights, tokens_BT: Tensor, targets_BT: Tensor, config: ModelConfig
+    w: Weights, tokens_BT: Tensor, targets_BT: Tensor, config: ModelConfig, seed: int = 0
 ) -> tuple[Tensor, Tensor, Weights]:
-    """Logits, loss and gradients of the reference."""
+    """Logits, loss and gradients of the reference; `seed` is that of what is dropped."""
     leaves = {name: p.clone().requires_grad_() for name, p in w.items()}
     fixed = {} if "P" in w else {"P": sinusoids(config.seq_len, config.d_model)}
-    logits_BTV = reference_logits(tokens_BT, leaves | fixed, config.n_layers, config.n_heads)
+    shape = (*tokens_BT.shape, config.d_model)
+    masks = drawn_masks(shape, config.n_layers, config.dropout, seed) if config.dropout else None
+    logits_BTV = reference_logits(tokens_BT, leaves | fixed, config.n_layers, config.n_heads, masks)
     loss = reference_loss(logits_BTV, targets_BT)
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     return logits_BTV.detach(), loss.detach(), dict(zip(leaves, gradients, strict=True))
@@ -198,18 +210,20 @@ def test_forward_loss_and_gradients_equal_the_reference(data):
         d_ff=data.draw(st.integers(1, 40), label="d_ff"),
         vocab_size=data.draw(st.integers(2, 60), label="vocab_size"),
         seq_len=data.draw(st.integers(1, 12), label="seq_len"),
+        dropout=data.draw(st.sampled_from([0.0, 0.1, 0.6]), label="dropout"),
     )
     B = data.draw(st.integers(1, 3), label="B")
     T = data.draw(st.integers(1, config.seq_len), label="T")
     seed = data.draw(st.integers(0, 10_000), label="seed")
     model = build(config, seed)
+    model.dropout.draw = torch.Generator().manual_seed(seed)
     tokens_BT, targets_BT = random_text(config, B, T, seed)
 
     logits_BTV = model(tokens_BT)
     loss = cross_entropy(logits_BTV, targets_BT)
     loss.backward()
     expected_BTV, expected_loss, expected = reference_step(
-        copied(model), tokens_BT, targets_BT, config
+        copied(model), tokens_BT, targets_BT, config, seed
     )
     assert_same(logits_BTV.detach(), expected_BTV)
     assert loss.item() == pytest.approx(expected_loss.item(), rel=RTOL)
@@ -224,11 +238,13 @@ def test_forward_loss_and_gradients_equal_the_reference(data):
         )
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_ten_adam_steps_and_the_greedy_sequence_equal_the_reference(positions):
+def test_ten_adam_steps_and_the_greedy_sequence_equal_the_reference(positions, dropout):
     """The default sizes (vocabulary 1000, d_model 128, 2 layers, 4 heads) and initial weights."""
-    config = ModelConfig(preset="vaswani", positions=positions, seq_len=24)
+    config = ModelConfig(preset="vaswani", positions=positions, seq_len=24, dropout=dropout)
     model = MiniGPT(config, seed=1)
+    model.dropout.draw = torch.Generator()
     tokens_BT, targets_BT = random_text(config, 4, config.seq_len, seed=1)
     weights = copied(model)
 
@@ -243,7 +259,8 @@ def test_ten_adam_steps_and_the_greedy_sequence_equal_the_reference(positions):
         grad_clip=None,
     )
     adam, losses = optim.optimizer(model, training), []
-    for _ in range(10):
+    for step in range(10):
+        model.dropout.draw.manual_seed(step)
         loss = cross_entropy(model(tokens_BT), targets_BT)
         loss.backward()
         optim.clip(model, training.grad_clip)
@@ -252,8 +269,8 @@ def test_ten_adam_steps_and_the_greedy_sequence_equal_the_reference(positions):
         losses.append(loss.item())
 
     reference_adam, expected = ReferenceAdam(weights), []
-    for _ in range(10):
-        _, loss, gradients = reference_step(weights, tokens_BT, targets_BT, config)
+    for step in range(10):
+        _, loss, gradients = reference_step(weights, tokens_BT, targets_BT, config, seed=step)
         expected.append(loss.item())
         reference_adam.step(gradients)
 
@@ -261,6 +278,7 @@ def test_ten_adam_steps_and_the_greedy_sequence_equal_the_reference(positions):
     assert losses[-1] < losses[0] - 1  # ten steps that taught nothing would prove nothing
 
     own, reference = [42], [42]
+    model.eval()  # nothing is dropped
     fixed = {} if "P" in weights else {"P": sinusoids(config.seq_len, config.d_model)}
     with torch.no_grad():
         while len(own) < config.seq_len:
