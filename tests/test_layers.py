@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": (
-        "frozen sources config counts schedule paths records text split shards tokens cache data "
-        "process layers loss kvcache model group optim checkpoint "
+        "frozen sources config counts schedule paths records text split shards tokenizer tokens "
+        "cache data process layers loss kvcache model group optim checkpoint "
         "state evaluate event step stack member loop decode beam generate"
     ),
     "experiments": (
@@ -33,7 +33,8 @@ ORDER = {
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": (
-        "frozen sources config counts schedule paths records text split shards tokens cache data"
+        "frozen sources config counts schedule paths records text split shards tokenizer tokens "
+        "cache data"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
