@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": (
+        "syntax scopes prose relations "
         "frozen sources config counts schedule paths records text split shards tokenizer tokens "
         "cache data process layers loss kvcache model group optim checkpoint "
         "state evaluate event step stack member loop decode beam generate"
@@ -33,6 +34,7 @@ ORDER = {
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": (
+        "syntax scopes prose relations "
         "frozen sources config counts schedule paths records text split shards tokenizer tokens "
         "cache data"
     ),
