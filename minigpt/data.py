@@ -21,6 +21,7 @@ from minigpt.paths import DataError
 from minigpt.shards import mapped
 from minigpt.shards import write_bin as write_bin  # data.write_bin, for those who have tokens
 from minigpt.split import overlap, split
+from minigpt.tokenizer import BYTES, Tokenizer
 from minigpt.tokens import measure, open_sides
 
 END_OF_TEXT = 256
@@ -57,13 +58,13 @@ class CorpusInfo:
 class Corpus:
     """Token shards of one corpus: `train` and `val`, memory-mapped uint16.
 
-    Where `byte_tokens`, a token below END_OF_TEXT is one byte of text; elsewhere nobody knows.
+    `tokenizer` is what made them of text; None where nobody knows.
     """
 
     info: CorpusInfo
     train: np.ndarray
     val: np.ndarray
-    byte_tokens: bool = True
+    tokenizer: Tokenizer | None = None
 
 
 def vocabulary(config: DataConfig) -> int:
@@ -172,7 +173,7 @@ def _of_text(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpus:
         skipped=tuple(seen["skipped"]),
         null_rows=seen.get("null_rows", 0),
     )
-    return Corpus(info, mapped(folder / "train.bin"), mapped(folder / "val.bin"))
+    return Corpus(info, mapped(folder / "train.bin"), mapped(folder / "val.bin"), BYTES)
 
 
 def _of_tokens(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpus:
@@ -197,7 +198,7 @@ def _of_tokens(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpu
         mapped(folder / f"{side}.bin") if side in copied else next(iter(shards.values()))
         for side, shards in sides.items()
     )
-    return Corpus(info, train, val, byte_tokens=False)
+    return Corpus(info, train, val)
 
 
 def _write_shards(config: DataConfig, cache: Path, documents: list[bytes]) -> Path:

@@ -39,6 +39,9 @@ def evaluate(
     seq_len = model.config.seq_len
     count, per_batch = tokens // seq_len, max(1, _batch_tokens(model, device) // seq_len)
     loss_B, bytes_B = torch.zeros(2, count, dtype=torch.float64, device=device)
+    lengths_V = (
+        torch.from_numpy(corpus.tokenizer.lengths_V).to(device) if corpus.tokenizer else None
+    )
     # What FSDP has gathered outlives this, and training could not use it as inference tensors.
     no_grad = torch.inference_mode() if group.size == 1 else torch.no_grad()
     model.eval()
@@ -63,13 +66,14 @@ def evaluate(
             )
             here = slice(start, start + len(targets))
             loss_B[here] = flat.view(targets_BT.shape).double().mean(dim=1)
-            bytes_B[here] = (targets_BT < data.END_OF_TEXT).double().sum(dim=1)
+            if lengths_V is not None:
+                bytes_B[here] = lengths_V[targets_BT].double().sum(dim=1)
     model.train()
     loss_B, n_bytes = group.sum(loss_B), group.sum(bytes_B).sum().item()
     mean = loss_B.mean().item()
     se = loss_B.std().item() / math.sqrt(count) if count > 1 else None
     n_tokens = count * seq_len
-    bpb = mean * n_tokens / (math.log(2) * n_bytes) if corpus.byte_tokens else None
+    bpb = mean * n_tokens / (math.log(2) * n_bytes) if lengths_V is not None else None
     return mean, se, bpb, n_tokens
 
 

@@ -13,22 +13,12 @@ import unicodedata
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
-import safetensors.torch
-from pydantic import ValidationError
-
-from minigpt import checkpoint
 from minigpt.beam import Beam, search
-from minigpt.checkpoint import CheckpointError, DamagedError
-from minigpt.config import ModelConfig
-from minigpt.data import BYTE_VOCABULARY, END_OF_TEXT
+from minigpt.checkpoint import CheckpointError
 from minigpt.decode import DecodeError, Sampling, Token, check, continuations
 from minigpt.model import MiniGPT
-
-SUFFIX = ".safetensors"
-
-
-class ExportError(ValueError):
-    """A place where no weights can be written."""
+from minigpt.tokenizer import Tokenizer, TokenizerError, from_file
+from minigpt.weights import SUFFIX, ExportError, export, load
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # not every terminal has every character
     try:
         return _run(args)
-    except (DecodeError, ExportError, CheckpointError) as error:
+    except (DecodeError, ExportError, CheckpointError, TokenizerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head` has seen enough
@@ -55,15 +45,26 @@ def _run(args: argparse.Namespace) -> int:
     if not args.prompt and args.export is None:
         raise DecodeError("there is nothing to do; give --prompt TEXT, or --export FILE")
     how = _how(args)
-    model = load(args.checkpoint)
-    context = model.config.seq_len
+    model, stored = load(args.checkpoint)
+    tokenizer, context = (
+        _tokenizer(args.checkpoint, model, stored, args.tokenizer),
+        model.config.seq_len,
+    )
     # Arguments are bytes to begin with, not all of them UTF-8.
     prompts = [os.fsencode(prompt) for prompt in args.prompt]
-    tokens = generated(model, prompts, context if args.tokens is None else args.tokens, how)
+    tokens: Iterable[Token] = ()
+    if tokenizer is not None:
+        limit = context if args.tokens is None else args.tokens
+        tokens = generated(model, tokenizer, prompts, limit, how)
+    elif prompts:
+        raise CheckpointError(
+            f"{args.checkpoint}: was trained on ready-made tokens, and what text they stand for is "
+            "not known; give --tokenizer FILE, the tokenizer.json that made them"
+        )
     if args.export is not None:
         export(model, args.export)
-    if prompts:
-        _show(prompts, tokens, context)
+    if tokenizer is not None and prompts:
+        _show(prompts, tokens, tokenizer, context)
     return 0
 
 
@@ -87,90 +88,85 @@ def _how(args: argparse.Namespace) -> Sampling | Beam:
     return Beam(width=args.beam, length_penalty=args.length_penalty or 0.0)
 
 
-def load(path: Path) -> MiniGPT:
-    """The model of a run's final weights, `runs/<sweep>/trunks/<trunk>/<run_id>.pt`.
+def _tokenizer(
+    path: Path, model: MiniGPT, stored: Tokenizer | None, given: Path | None
+) -> Tokenizer | None:
+    """The checkpoint's tokenizer, which the one that the user gives must be.
 
-    Raises CheckpointError for a file that holds none, or none whose tokens are bytes.
+    Where none is stored it must have the ids of the model.
     """
-    rule = "give the final weights of a run, runs/<sweep>/trunks/<trunk>/<run_id>.pt"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'not a' if path.exists() else 'no such'} file; {rule}")
-    try:
-        values = checkpoint.load(path)
-    except DamagedError as error:
-        kind = type(error.__cause__).__name__
+    if given is None:
+        return stored
+    found = from_file(given)
+    if stored is not None and found.sha256 != stored.sha256:
         raise CheckpointError(
-            f"{path}: damaged, or no checkpoint of ours ({kind}); {rule}"
-        ) from None
-    if "config" not in values:
-        raise CheckpointError(
-            f"{path}: holds no config, as the states in which training goes on do (latest.pt, "
-            f"trunk-*.pt); {rule}"
+            f"{path}: holds a tokenizer of its own ({_told(stored)}), and --tokenizer {given} is "
+            f"another ({_told(found)}); leave --tokenizer out"
         )
-    try:
-        config = ModelConfig.model_validate_json(values["config"])
-        model = MiniGPT(config)
-        model.load_state_dict(values["model"])
-    except (ValidationError, RuntimeError, KeyError, TypeError) as error:
-        told = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+    if found.vocab_size != model.config.vocab_size and stored is None:
         raise CheckpointError(
-            f"{path}: not a model of this version ({told}); use the version that wrote it"
-        ) from None
-    if config.vocab_size != BYTE_VOCABULARY:
-        raise CheckpointError(
-            f"{path}: vocab_size = {config.vocab_size}, and the tokens that can be written as text "
-            f"are {BYTE_VOCABULARY}, the bytes and <|endoftext|>; give a model of such tokens"
+            f"{path}: vocab_size = {model.config.vocab_size:,}, and --tokenizer {given} has "
+            f"{found.vocab_size:,} ids: it is not the one that made its tokens; give that one"
         )
-    return model.eval()
+    return found
 
 
-def export(model: MiniGPT, path: Path) -> None:
-    """Write the weights as safetensors, with the ModelConfig as JSON in the metadata's `config`.
-
-    The file appears whole or not at all, in the place of one that is there. Raises ExportError for
-    a path that cannot be one.
-    """
-    if path.suffix != SUFFIX:
-        raise ExportError(f"{path}: weights are exported as {SUFFIX}; give a name that ends in it")
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ExportError(f"{path}: {what}; give a file in a folder that exists")
-    metadata = {"format": "pt", "config": model.config.model_dump_json()}
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(safetensors.torch.save(model.state_dict(), metadata))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _told(tokenizer: Tokenizer) -> str:
+    digits = "" if tokenizer.sha256 is None else f" {tokenizer.sha256[:12]}"
+    return f"{tokenizer.kind}{digits}, {tokenizer.vocab_size:,} ids"
 
 
 def generated(
-    model: MiniGPT, prompts: Sequence[bytes], tokens: int, how: Sampling | Beam
+    model: MiniGPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[bytes],
+    tokens: int,
+    how: Sampling | Beam,
 ) -> Iterable[Token]:
-    """The tokens that go on from the prompts, at most `tokens` each.
+    """The tokens that go on from the prompts, at most `tokens` each; `tokenizer.decode` reads them.
 
     Drawn ones come as they are drawn. With a beam one prompt is searched after the other, and the
-    best continuation that was found comes as a whole. Raises DecodeError for a prompt that is empty
-    or too long, before anything is generated.
+    best continuation that was found comes as a whole. Raises DecodeError for a prompt that is
+    empty, too long or not of the tokenizer's characters, before anything is generated.
     """
-    texts = [list(prompt) for prompt in prompts]
+    texts = []
+    for number, prompt in enumerate(prompts, 1):
+        which = "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}"
+        texts.append(_encoded(tokenizer, prompt, which))
+    end = tokenizer.end_of_text
     if isinstance(how, Sampling):
-        return continuations(model, texts, tokens=tokens, end=END_OF_TEXT, sampling=how)
+        return continuations(model, texts, tokens=tokens, end=end, sampling=how)
     check(model, texts, tokens)
-    return _searched(model, texts, tokens, how)
+    return _searched(model, texts, tokens, end, how)
+
+
+def _encoded(tokenizer: Tokenizer, prompt: bytes, which: str) -> list[int]:
+    try:
+        unknown = tokenizer.unknown(prompt)
+        if not unknown:
+            return tokenizer.encode(prompt)
+    except TokenizerError as error:
+        raise DecodeError(f"{which}: {error}") from None
+    told = ", ".join(map(repr, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+    raise DecodeError(
+        f"{which} has {told}, which the model's {tokenizer.kind} tokenizer does not know; leave "
+        "that out, or train with a tokenizer that knows all text (bytes, bpe)"
+    )
 
 
 def _searched(
-    model: MiniGPT, texts: Sequence[Sequence[int]], tokens: int, beam: Beam
+    model: MiniGPT, texts: Sequence[Sequence[int]], tokens: int, end: int, beam: Beam
 ) -> Generator[Token]:
     for prompt, text in enumerate(texts):
-        best = search(model, text, tokens=tokens, end=END_OF_TEXT, beam=beam)[0]
+        best = search(model, text, tokens=tokens, end=end, beam=beam)[0]
         for token in best.tokens[:-1]:
             yield Token(prompt, token, None)
         yield Token(prompt, best.tokens[-1], best.stop)
 
 
-def _show(prompts: Sequence[bytes], tokens: Iterable[Token], context: int) -> None:
+def _show(
+    prompts: Sequence[bytes], tokens: Iterable[Token], tokenizer: Tokenizer, context: int
+) -> None:
     """Print each prompt and what goes on from it: one as it appears, several when all are whole."""
     alone, full = len(prompts) == 1, []
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in prompts]
@@ -180,8 +176,8 @@ def _show(prompts: Sequence[bytes], tokens: Iterable[Token], context: int) -> No
     if alone:
         print(texts[0], end="", flush=True)
     for token in tokens:
-        raw = b"" if token.id == END_OF_TEXT else bytes([token.id])
-        text = _visible(decoders[token.prompt].decode(raw, final=token.stop is not None))
+        raw, last = tokenizer.decode([token.id]), token.stop is not None
+        text = _visible(decoders[token.prompt].decode(raw, final=last))
         texts[token.prompt] += text
         if alone:
             print(text, end="", flush=True)
@@ -223,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--beam", type=int, metavar="WIDTH", help=told)
     told = "how much the beam favours longer texts (default: 0; usual: 0.6)"
     add("--length-penalty", type=float, metavar="ALPHA", help=told)
+    told = "of a model that was trained on ready-made tokens: the tokenizer.json that made them"
+    add("--tokenizer", type=Path, metavar="FILE", help=told)
     told = f"write the weights and their config to FILE{SUFFIX}"
     add("--export", type=Path, metavar=f"FILE{SUFFIX}", help=told)
     return parser

@@ -108,7 +108,12 @@ class Training:
         if self.member.at.start == self.member.at.stop:
             return None
         # Weights before the evaluation: a run that cannot be evaluated is still worth having.
-        values = {"config": job.model.model_dump_json(), "model": state.model.state_dict()}
+        tokenizer = job.corpus.tokenizer
+        values = {
+            "config": job.model.model_dump_json(),
+            "model": state.model.state_dict(),
+            "tokenizer": tokenizer.to_json() if tokenizer else None,
+        }
         write(job.group, self.member.weights, values)
         began = time.monotonic()
         val_loss, se, bpb, tokens = self._evaluate(job.data.eval_tokens)

@@ -15,22 +15,18 @@ a slightly different WordPiece: a trained one is kept as a file and never made t
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from minigpt.shards import VOCABULARY_LIMIT
 
 Kind = Literal["bytes", "bpe", "wordpiece"]
 END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "[UNK]"
-CONTINUES = "##"  # marks a WordPiece that goes on with the word before it
-LEAST_VOCABULARY = {"bpe": 257, "wordpiece": 16}  # bytes and end of text; a few letters
-LARGEST_ALPHABET = 1_000  # characters that a WordPiece learns, each at the start of words and in it
 BATCH_BYTES = 2**22  # of text that is encoded at a time
 
 
@@ -62,7 +58,7 @@ class Tokenizer:
         """
         if self._engine is None:
             return list(text)
-        return self._engine.encode(_characters(text), add_special_tokens=False).ids
+        return self._engine.encode(characters(text), add_special_tokens=False).ids
 
     def encode_all(self, texts: Iterable[bytes]) -> Iterator[np.ndarray]:
         """The tokens of each text as uint16, several texts at a time on all cores."""
@@ -71,13 +67,21 @@ class Tokenizer:
             return
         for batch in _batches(texts):
             found = self._engine.encode_batch_fast(
-                [_characters(text) for text in batch], add_special_tokens=False
+                [characters(text) for text in batch], add_special_tokens=False
             )
             yield from (np.array(each.ids, "<u2") for each in found)
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """The text of tokens: their pieces, one after the other."""
-        return b"".join(self.pieces[each] for each in ids)
+        """The text of tokens: their pieces, one after the other.
+
+        Ids that a model of a larger vocabulary has beyond `vocab_size` stand for nothing.
+        """
+        return b"".join(self.pieces[each] for each in ids if each < self.vocab_size)
+
+    @functools.cached_property
+    def lengths_V(self) -> np.ndarray:
+        """How many bytes each id stands for."""
+        return np.array([len(piece) for piece in self.pieces])
 
     def unknown(self, text: bytes) -> tuple[str, ...]:
         """What of `text` would become [UNK]: characters, or words where no character is at fault.
@@ -86,16 +90,16 @@ class Tokenizer:
         """
         if self.kind != "wordpiece" or self._engine is None:
             return ()
-        characters, engine, found = _characters(text), self._engine, []
+        told, engine, found = characters(text), self._engine, []
         unknown = engine.token_to_id(json.loads(self._json)["model"]["unk_token"])
 
         def read(part: str) -> tokenizers.Encoding:
             return engine.encode(part, add_special_tokens=False)
 
-        whole = read(characters)
+        whole = read(told)
         for token, (start, stop) in zip(whole.ids, whole.offsets, strict=True):
             if token == unknown:
-                word = characters[start:stop]
+                word = told[start:stop]
                 found += [c for c in word if unknown in read(c).ids] or [word]
         return tuple(dict.fromkeys(found))
 
@@ -154,62 +158,31 @@ def from_json(text: str) -> Tokenizer:
     return Tokenizer(kind, size, end, tuple(pieces), sha256, text, engine)
 
 
-def train(kind: Kind, vocab_size: int, texts: Sequence[bytes]) -> Tokenizer:
-    """A new tokenizer of `vocab_size` ids, made of `texts`.
-
-    Raises TokenizerError where they are too few for that many, or the number is out of range.
-    """
-    check_size(kind, vocab_size)
-    engine, trainer = (_bpe if kind == "bpe" else _wordpiece)(vocab_size)
-    engine.train_from_iterator(map(_characters, texts), trainer, length=len(texts))
-    if engine.get_vocab_size() != vocab_size:
+def from_file(path: Path) -> Tokenizer:
+    """The tokenizer of a file; raises TokenizerError for one that cannot be read or used."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError as error:
         raise TokenizerError(
-            f"vocab_size = {vocab_size:,}: {sum(map(len, texts)):,} bytes of training text give a "
-            f"{kind} tokenizer of {engine.get_vocab_size():,} ids; use that many or fewer, or give "
-            "more text"
-        )
-    return from_json(engine.to_str())
+            f"{path}: cannot be read ({error.strerror}); give a tokenizer.json"
+        ) from None
+    try:
+        return from_json(text)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
 
 
-def check_size(kind: Kind, vocab_size: int) -> None:
-    """Raise TokenizerError for a number of ids that a tokenizer of `kind` cannot have."""
-    least = LEAST_VOCABULARY[kind]
-    if not least <= vocab_size <= VOCABULARY_LIMIT:
-        why = ", 256 bytes and end of text," if kind == "bpe" else ""
+def characters(text: bytes) -> str:
+    """The text as characters; raises TokenizerError for what is not UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
         raise TokenizerError(
-            f"vocab_size = {vocab_size:,} is outside {least}{why} to {VOCABULARY_LIMIT:,}, the ids "
-            f"of uint16 shards; choose a number between for a {kind} tokenizer"
-        )
-
-
-def _bpe(vocab_size: int) -> tuple[tokenizers.Tokenizer, trainers.Trainer]:
-    engine = tokenizers.Tokenizer(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    engine.decoder = decoders.ByteLevel()
-    return engine, trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-
-
-def _wordpiece(vocab_size: int) -> tuple[tokenizers.Tokenizer, trainers.Trainer]:
-    engine = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    # Every Chinese character is a word; nothing else is normalised, capitals least of all.
-    engine.normalizer = normalizers.BertNormalizer(
-        clean_text=False, handle_chinese_chars=True, strip_accents=False, lowercase=False
-    )
-    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    engine.decoder = decoders.WordPiece(prefix=CONTINUES, cleanup=False)
-    return engine, trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT, UNKNOWN],
-        # Each is an id at the start of a word and one inside it: a third is left for longer pieces.
-        limit_alphabet=min(LARGEST_ALPHABET, vocab_size // 3),
-        continuing_subword_prefix=CONTINUES,
-        show_progress=False,
-    )
+            f"byte {error.start} (0x{text[error.start]:02x}) is not UTF-8 ({error.reason}), and "
+            "only a tokenizer of bytes takes what is no text"
+        ) from None
 
 
 def _kind(values: dict, vocabulary: dict[str, int]) -> Kind:
@@ -255,16 +228,6 @@ def _alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {
         chr(256 + i): byte for i, byte in enumerate(others)
     }
-
-
-def _characters(text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"byte {error.start} (0x{text[error.start]:02x}) is not UTF-8 ({error.reason}), and "
-            "only a tokenizer of bytes takes what is no text"
-        ) from None
 
 
 def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:

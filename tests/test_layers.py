@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": (
         "syntax scopes prose relations "
-        "frozen sources config counts schedule paths records text split shards tokenizer tokens "
-        "cache data process layers loss kvcache model group optim checkpoint "
-        "state evaluate event step stack member loop decode beam generate"
+        "frozen sources config counts schedule paths records text split shards tokenizer "
+        "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
+        "state evaluate event step stack member loop weights decode beam generate"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
@@ -35,8 +35,8 @@ MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": (
         "syntax scopes prose relations "
-        "frozen sources config counts schedule paths records text split shards tokenizer tokens "
-        "cache data"
+        "frozen sources config counts schedule paths records text split shards tokenizer "
+        "vocabulary tokens cache data"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "

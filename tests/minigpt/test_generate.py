@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from minigpt import checkpoint, generate
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
-from minigpt.data import END_OF_TEXT
 from minigpt.loop import train
 from minigpt.model import MiniGPT
 from minigpt.schedule import horizon
 from minigpt.state import Job
+from minigpt.tokenizer import BYTES, Tokenizer
+from minigpt.vocabulary import train as learned
 
 SEQ_LEN, BATCH = 32, 128
 ALPHABET = set("etaoinshrdlu \n")
@@ -37,17 +38,20 @@ def trunk(tmp_path_factory, corpus, text_config):
     return folder
 
 
-def saved(path, bias: dict[int, float], **changes) -> str:
+def saved(path, bias: dict[int, float], tokenizer=BYTES, **changes) -> str:
     """The weights of a model that says the same of every next token: log-probabilities `bias`."""
     shape = {"preset": "vaswani", "d_model": 8, "n_layers": 1, "n_heads": 1}
-    config = ModelConfig.model_validate(shape | {"vocab_size": 257, "seq_len": 12} | changes)
+    size = 300 if tokenizer is None else tokenizer.vocab_size
+    config = ModelConfig.model_validate(shape | {"vocab_size": size, "seq_len": 12} | changes)
     model = MiniGPT(config)
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
         for token, value in bias.items():
             model.head.bias[token] = value
-    checkpoint.save(path, {"config": config.model_dump_json(), "model": model.state_dict()})
+    values = {"config": config.model_dump_json(), "model": model.state_dict()}
+    told = None if tokenizer is None else tokenizer.to_json()
+    checkpoint.save(path, {**values, "tokenizer": told})
     return str(path)
 
 
@@ -107,7 +111,7 @@ def test_a_full_context_ends_the_text_and_is_told(trunk, command):
 
 
 def test_end_of_text_ends_it_and_is_not_shown(tmp_path, command):
-    path = saved(tmp_path / "a.pt", {END_OF_TEXT: 9.0, ord("x"): 8.0})
+    path = saved(tmp_path / "a.pt", {BYTES.end_of_text: 9.0, ord("x"): 8.0})
     assert command(path, "--prompt", "so") == ("so\n", "")
     assert command(path, "--prompt", "so", "--beam", "3") == ("so\n", "")
     drawn, _ = command(path, "--prompt", "so", "--temperature", "1", "--seed", "2")
@@ -144,6 +148,74 @@ def test_text_appears_token_by_token(tmp_path, monkeypatch):
     assert terminal.seen[:4] == ("so", "sox", "soxx", "soxxx")
 
 
+@pytest.fixture(scope="module")
+def codes(words) -> dict[str, Tokenizer]:
+    """A tokenizer of each kind that is trained."""
+    text = [words(seed, 1_500) for seed in range(30)]
+    return {
+        "bpe": learned("bpe", 300, text),
+        "wordpiece": learned("wordpiece", 150, text),
+    }
+
+
+def test_a_model_of_bpe_goes_on_from_any_text(tmp_path, command, codes):
+    """Its pieces are put together to characters, as they would be of bytes."""
+    bpe, path = codes["bpe"], tmp_path / "a.pt"
+    lead, *_ = bpe.encode("é".encode())  # a byte of two, which nothing follows
+    (th,) = bpe.encode(b"th")
+    for id, shown in (
+        (th, "日 ththth\n"),
+        (bpe.end_of_text, "日 \n"),
+        (lead, "日 \ufffd\ufffd\ufffd\n"),
+    ):
+        saved(path, {id: 9.0}, bpe)
+        for how in ([], ["--beam", "2"], ["--temperature", "0.1"]):
+            assert command(path, "--prompt", "日 ", "--tokens", "3", *how) == (shown, "")
+    saved(path, {th: 9.0}, bpe, seq_len=30)
+    text, _ = command(path, "--prompt", "the <|endoftext|>", "--tokens", "1")
+    assert text == "the <|endoftext|>th\n"  # what a prompt says is no end
+
+
+def test_a_model_of_wordpiece_goes_on_word_by_word(tmp_path, command, codes):
+    wordpiece, path = codes["wordpiece"], tmp_path / "a.pt"
+    inside = next(i for i, piece in enumerate(wordpiece.pieces) if piece == b"e")
+    (start,) = wordpiece.encode(b"e")
+    saved(path, {start: 9.0}, wordpiece)
+    assert command(path, "--prompt", "th  e", "--tokens", "3") == ("th  e e e e\n", "")
+    saved(path, {inside: 9.0}, wordpiece)
+    assert command(path, "--prompt", "th  e", "--tokens", "3") == ("th  eeee\n", "")
+    saved(path, {wordpiece.end_of_text: 9.0}, wordpiece)
+    assert command(path, "--prompt", "th  e") == ("th  e\n", "")
+
+
+def test_a_model_of_tokens_writes_with_the_tokenizer_that_made_them(
+    tmp_path, command, codes, capsys
+):
+    file, path = tmp_path / "tokenizer.json", saved(tmp_path / "a.pt", {261: 9.0}, None)
+    file.write_text(codes["bpe"].to_json())
+    expected = "so" + 3 * codes["bpe"].pieces[261].decode() + "\n"
+    words = ("--prompt", "so", "--tokens", "3")
+    assert command(path, *words, "--tokenizer", str(file)) == (expected, "")
+    out = tmp_path / "m.safetensors"
+    assert command(path, "--export", str(out)) == ("", "")  # no text, no tokenizer
+    text = refusal(path, [*words], capsys)
+    assert text == (
+        f"{path}: was trained on ready-made tokens, and what text they stand for is not known; "
+        "give --tokenizer FILE, the tokenizer.json that made them"
+    )
+    file.write_text(codes["wordpiece"].to_json())
+    text = refusal(path, [*words, "--tokenizer", str(file)], capsys)
+    assert f"vocab_size = 300, and --tokenizer {file} has 150 ids: it is not the one" in text
+
+
+def test_weights_of_before_there_were_tokenizers_are_of_bytes(tmp_path, command):
+    values = checkpoint.load(saved(tmp_path / "a.pt", {ord("x"): 9.0}))
+    checkpoint.save(tmp_path / "a.pt", {k: v for k, v in values.items() if k != "tokenizer"})
+    assert command(tmp_path / "a.pt", "--prompt", "so", "--tokens", "2") == ("soxx\n", "")
+    _, tokenizer = generate.load(tmp_path / "a.pt")
+    assert tokenizer is BYTES
+
+
 @pytest.mark.parametrize("head", [False, True])
 def test_as_a_process(trunk, command, head):
     """With a reader to the end, and with one that has gone: no traceback either way."""
@@ -172,7 +244,7 @@ def test_export_holds_the_model_and_its_config(trunk, tmp_path, command):
     values = checkpoint.load(trunk / "run.pt")
     assert config.model_dump() == json.loads(values["config"])
     assert load_file(out).keys() == values["model"].keys()
-    model, before = MiniGPT(config, seed=1), generate.load(trunk / "run.pt")
+    model, (before, _) = MiniGPT(config, seed=1), generate.load(trunk / "run.pt")
     model.load_state_dict(load_file(out))
     tokens_BT = torch.arange(SEQ_LEN)[None]
     assert torch.equal(model(tokens_BT), before(tokens_BT))
@@ -254,6 +326,54 @@ def test_models_of_another_kind_are_refused(trunk, tmp_path, capsys):
     for text in (told(config=newer), told(config=other), told(model={}), told(config=3)):
         assert "not a model of this version (" in text
         assert text.endswith("; use the version that wrote it")
-    saved(path, {}, vocab_size=300)
-    text = refusal(path, ["--prompt", "a"], capsys)
-    assert "vocab_size = 300, and the tokens that can be written as text are 257" in text
+    assert "not a tokenizer of the `tokenizers` library" in told(tokenizer="{}")
+
+
+def test_prompts_that_a_tokenizer_cannot_take(tmp_path, codes, capsys):
+    paths = {kind: saved(tmp_path / kind, {}, code) for kind, code in codes.items()}
+    for kind, prompt, expected in (
+        (
+            "wordpiece",
+            ["thé e", "a"],
+            "prompt 1 of 2 has 'é', which the model's wordpiece tokenizer",
+        ),
+        (
+            "wordpiece",
+            ["the 漢字"],
+            "the prompt has '漢', '字', which the model's wordpiece tokenizer does",
+        ),
+        ("wordpiece", [" \n "], "the prompt is empty, .*; give at least one"),
+        ("wordpiece", [""], "the prompt is empty, .*; give at least one"),
+        ("bpe", [""], "the prompt is empty, .*; give at least one"),
+        (
+            "bpe",
+            [os.fsdecode(b"ab\xff")],
+            r"the prompt: byte 2 \(0xff\) is not UTF-8 .*, and only a",
+        ),
+        (
+            "wordpiece",
+            [os.fsdecode(b"e\xff")],
+            r"the prompt: byte 1 \(0xff\) is not UTF-8 .*, and only",
+        ),
+        ("bpe", ["the" * 40], r"the prompt has \d+ tokens, more than the 12 .*; leave out"),
+    ):
+        words = [word for each in prompt for word in ("--prompt", each)]
+        assert re.match(expected, refusal(paths[kind], words, capsys)), expected
+
+
+def test_another_tokenizer_than_the_checkpoints_is_refused(tmp_path, codes, capsys, command):
+    path = saved(tmp_path / "a.pt", {codes["bpe"].end_of_text: 9.0}, codes["bpe"])
+    file = tmp_path / "tokenizer.json"
+    words = ["--prompt", "so", "--tokenizer", str(file)]
+    file.write_text(codes["bpe"].to_json())
+    assert command(path, *words) == ("so\n", "")
+    file.write_text(codes["wordpiece"].to_json())
+    text = refusal(path, words, capsys)
+    assert text.startswith(f"{path}: holds a tokenizer of its own (bpe ")
+    assert f", and --tokenizer {file} is another (wordpiece " in text
+    assert text.endswith("150 ids); leave --tokenizer out")
+    assert "(bytes, 257 ids)" in refusal(saved(tmp_path / "b.pt", {}), words, capsys)
+    file.write_text("{}")
+    assert refusal(path, words, capsys).startswith(f"{file}: not a tokenizer of the `tokenizers`")
+    file.unlink()
+    assert refusal(path, words, capsys).startswith(f"{file}: cannot be read (No such file")

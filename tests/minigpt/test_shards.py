@@ -115,7 +115,7 @@ def test_one_shard_is_read_where_it_lies(write: Write, tmp_path: Path, header: b
     info = corpus.info
     assert (info.train_tokens, info.val_tokens) == (1_000, 100)
     assert (info.source, info.documents, info.overlap) == ("tokens", None, None)
-    assert not corpus.byte_tokens
+    assert corpus.tokenizer is None
 
 
 def test_shards_are_one_text_however_they_are_cut(write: Write, tmp_path: Path) -> None:

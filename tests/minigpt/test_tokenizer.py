@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from minigpt import tokenizer
-from minigpt.tokenizer import BYTES, Tokenizer, TokenizerError, from_json, train
+from minigpt.tokenizer import BYTES, Tokenizer, TokenizerError, from_json
+from minigpt.vocabulary import train
 
 END = "<|endoftext|>"
 ODD = [
