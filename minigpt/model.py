@@ -135,14 +135,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None, past: Past | None = None
     ) -> Tensor:
-        D = x_BTD.shape[-1]
-        qkv_BT3HK = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, D // self.n_heads))
-        if rotation is None:
-            q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(-3)
-        else:  # norm and rotation in float32, also under autocast
-            qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), dim=-3)
-            qk_BT2HK = _rotate(self.qk_norm(qk_BT2HK.to(rotation[0].dtype)), *rotation)
-            q_BTHK, k_BTHK, v_BTHK = *qk_BT2HK.unbind(-3), v_BT1HK.squeeze(-3)
+        q_BTHK, k_BTHK, v_BTHK = self.queries_keys_values(x_BTD, rotation)
         if past is not None:
             k_BTHK, v_BTHK = past.extended(k_BTHK, v_BTHK)
         # To attention, which has no weights, several models are a larger batch.
@@ -150,6 +143,20 @@ class Attention(nn.Module):
         seen = None if past is None else past.seen_B1TS
         y_BHTK = F.scaled_dot_product_attention(q, k, v, seen, is_causal=past is None)
         return self.out(y_BHTK.transpose(1, 2).reshape(x_BTD.shape))
+
+    def queries_keys_values(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v (each _BTHK) of every head, normed and turned where the preset does so."""
+        qkv_BT3HK = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, -1))
+        if rotation is None:
+            q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(-3)
+            return q_BTHK, k_BTHK, v_BTHK
+        # Norm and rotation in float32, also under autocast.
+        qk_BT2HK, v_BT1HK = qkv_BT3HK.split((2, 1), dim=-3)
+        qk_BT2HK = _rotate(self.qk_norm(qk_BT2HK.to(rotation[0].dtype)), *rotation)
+        q_BTHK, k_BTHK = qk_BT2HK.unbind(-3)
+        return q_BTHK, k_BTHK, v_BT1HK.squeeze(-3)
 
 
 class MLP(nn.Module):

@@ -11,7 +11,8 @@ ORDER = {
         "syntax scopes prose relations "
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
-        "state evaluate event step stack member loop weights decode beam generate"
+        "state evaluate event step stack member loop weights decode beam generate "
+        "heads copying"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
