@@ -18,9 +18,9 @@ from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn import functional as F
 
+from minigpt.clusters import LEVEL
 from minigpt.model import Attention, MiniGPT
 
-LEVEL = 0.90  # of every interval
 BATCH_TOKENS = 2_048  # of one forward pass, as in evaluation
 ICL_POSITIONS = (
     50,
@@ -34,7 +34,8 @@ class Score:
 
     `low` and `high` bound the mean over sequences, by Student's t at LEVEL; None for what is not a
     mean over sequences. `value` is None where it is not defined. `null_value` is what attention
-    that looks at nothing in particular has, or a model that learned nothing of the kind.
+    that looks at nothing in particular has, or a model that learned nothing of the kind; `baseline`
+    what looking at one distance has, of structure scores alone (`minigpt.structure`).
     """
 
     metric: str
@@ -44,6 +45,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     null_value: float = 0.0
+    baseline: float | None = None
 
 
 def attentions(model: MiniGPT) -> list[Attention]:

@@ -20,29 +20,23 @@ from typing import NamedTuple
 
 from minigpt.syntax import INTERPOLATED, Definition, Source
 
-
-class Binding(NamedTuple):
-    """A use of a name and the name where it was bound, as bytes of the text."""
-
-    use: tuple[int, int]
-    bound: tuple[int, int]
+Span = tuple[int, int]  # of bytes
 
 
-def bindings(source: Source) -> list[Binding]:
-    """Every use of a name that is bound before it, in the order of the text."""
+def bindings(source: Source) -> list[tuple[Span, Span]]:
+    """Every use of a name with the place that bound it, in the order of the text."""
     walk = _Walk(source)
     walk.visit(source.tree, walk.module)
-    bound: dict[tuple[int, str], list[_Event]] = defaultdict(list)
     for event in walk.bound:
         home = walk.home(event.scope, event.name)
         if home is not None:
             home.local.add(event.name)  # which a function may have declared global
-            bound[id(home), event.name].append(event)
+            home.events[event.name].append(event)
     found = []
     for use in walk.uses:
-        at = walk.meaning(use, bound)
+        at = walk.meaning(use)
         if at is not None and at.span[1] <= use.span[0]:
-            found.append(Binding(use.span, at.span))
+            found.append((use.span, at.span))
     return sorted(found)
 
 
@@ -52,13 +46,14 @@ class _Scope:
     parent: "_Scope | None"
     local: set[str] = field(default_factory=set)
     declared: dict[str, str] = field(default_factory=dict)  # global or nonlocal
+    events: dict[str, list["_Event"]] = field(default_factory=lambda: defaultdict(list))
 
 
 class _Event(NamedTuple):
     """A use or a binding, number `tick` in the order of evaluation."""
 
     tick: int
-    span: tuple[int, int]
+    span: Span
     scope: _Scope
     name: str
 
@@ -86,21 +81,20 @@ class _Walk:
             inside = inside.parent
         return None
 
-    def meaning(self, use: _Event, bound: dict[tuple[int, str], list[_Event]]) -> _Event | None:
+    def meaning(self, use: _Event) -> _Event | None:
         """The binding that a use means, wherever it stands."""
         home = self.home(use.scope, use.name)
         if home is None:
             return None
-        events, inside = bound[id(home), use.name], use.scope
+        events, inside = home.events[use.name], use.scope
         while inside is not home and inside is not None and inside.kind != "function":
             inside = inside.parent
         if inside is not home:  # it runs later, or belongs to a module that it declared
-            events = sorted(events, key=lambda event: event.span)
-            before = bisect_left(events, use.span, key=lambda event: event.span)
-        else:
-            before = bisect_left(events, use.tick, key=lambda event: event.tick)
+            above = (event for event in events if event.span < use.span)
+            return max(above, key=lambda event: event.span, default=None)
+        before = bisect_left(events, use.tick, key=lambda event: event.tick)
         if before == 0 and home.kind == "class":  # not yet: a class body then asks the module
-            return self.meaning(use._replace(scope=self.module), bound)
+            return self.meaning(use._replace(scope=self.module))
         return events[before - 1] if before else None
 
     def visit(self, node: ast.AST, scope: _Scope) -> None:
@@ -132,8 +126,7 @@ class _Walk:
             case ast.Import() | ast.ImportFrom():
                 self._import(node, scope)
             case ast.ExceptHandler(type=kind, name=name, body=body):
-                if kind is not None:
-                    self.visit(kind, scope)
+                self._each([kind], scope)
                 if kind is not None and name is not None:
                     self._bind(name, self._named(self.source.end(kind), b"as"), scope)
                 self._each(body, scope)
@@ -173,20 +166,22 @@ class _Walk:
         self._use(node, scope)
 
     def _use(self, node: ast.Name, scope: _Scope) -> None:
-        tick = len(self.uses) + len(self.bound)
-        self.uses.append(_Event(tick, self._span(node), scope, node.id))
+        self.uses.append(_Event(self._tick(), self._span(node), scope, node.id))
 
-    def _bind(self, name: str, span: tuple[int, int], scope: _Scope) -> None:
+    def _bind(self, name: str, span: Span, scope: _Scope) -> None:
         scope.local.add(name)
-        self.bound.append(_Event(len(self.uses) + len(self.bound), span, scope, name))
+        self.bound.append(_Event(self._tick(), span, scope, name))
+
+    def _tick(self) -> int:
+        return len(self.uses) + len(self.bound)
 
     def _import(self, node: ast.Import | ast.ImportFrom, scope: _Scope) -> None:
         for alias in node.names:
             if alias.asname is not None:
                 self._bind(alias.asname, self._last_name(alias), scope)
             elif alias.name != "*":
-                name = alias.name.partition(".")[0]
-                self._bind(name, self._named(self.source.begin(alias)), scope)
+                first = alias.name.partition(".")[0]
+                self._bind(first, self._named(self.source.begin(alias)), scope)
 
     def _definition(self, node: Definition, scope: _Scope) -> None:
         self._each(node.decorator_list, scope)
@@ -225,20 +220,17 @@ class _Walk:
         self._each(results, inner)
 
     def _types(self, node: ast.AST, scope: _Scope) -> _Scope:
-        """The scope of a node's type parameters; where it has none, the one around it."""
-        parameters = getattr(node, "type_params", ())
-        if not parameters:
-            return scope
+        """The scope of a node's type parameters, empty before Python 3.12."""
         inner = _Scope("types", scope)
-        for parameter in parameters:
+        for parameter in getattr(node, "type_params", ()):
             self._bind(parameter.name, self._named(self.source.begin(parameter)), inner)
             self._each(ast.iter_child_nodes(parameter), inner)
         return inner
 
-    def _span(self, node: ast.AST) -> tuple[int, int]:
+    def _span(self, node: ast.AST) -> Span:
         return self.source.begin(node), self.source.end(node)
 
-    def _named(self, start: int, keyword: bytes | None = None) -> tuple[int, int]:
+    def _named(self, start: int, keyword: bytes | None = None) -> Span:
         """The first name from byte `start` on, or the one after the first `keyword`."""
         tokens, i = self.source.tokens, self.source.first(start)
         while keyword is not None and self.source.word(tokens[i]) != keyword:
@@ -248,7 +240,7 @@ class _Walk:
             i += 1
         return tokens[i][1:]
 
-    def _last_name(self, node: ast.AST) -> tuple[int, int]:
+    def _last_name(self, node: ast.AST) -> Span:
         """The last name of a node."""
         i = self.source.first(self.source.end(node)) - 1
         while self.source.tokens[i].kind != NAME:

@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = {
     "minigpt": (
-        "syntax scopes prose relations "
+        "syntax scopes prose relations clusters "
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
         "state evaluate event step stack member loop weights decode beam generate "
-        "heads copying"
+        "heads copying probe structure"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
@@ -35,7 +35,7 @@ ORDER = {
 MAY_IMPORT = {"minigpt": set(), "experiments": {"minigpt"}, "analysis": set()}
 NO_TORCH = {
     "minigpt": (
-        "syntax scopes prose relations "
+        "syntax scopes prose relations clusters probe "
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache data"
     ),
