@@ -13,8 +13,8 @@ from experiments.pack import Pack
 from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
-from experiments.trunk import hearing, run_trunks
-from minigpt.process import settle
+from experiments.trunk import run_trunks
+from minigpt.process import hearing, settle
 
 
 def run_all(

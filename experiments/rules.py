@@ -17,17 +17,11 @@ class ConstantRate(Frozen):
 
     def resolve(self, model: ModelConfig, horizons: list[int]) -> LearningRates:
         """Rates of `model`'s groups for a trunk with these horizons (tokens)."""
-        v = self.value
-        return LearningRates(hidden=v, embedding=v, head=v, vector=v)
+        return LearningRates.constant(self.value)
 
 
 class InverseWidthRate(Frozen):
-    """Hidden matrices at value·base_width/d_model, all other parameters at `value`.
-
-    With Adam this is the per-layer exponent under which the best rate transfers across widths in
-    the standard parameterisation (Everett et al. 2024, arXiv 2407.05872; Yang et al. 2022, arXiv
-    2203.03466, table 8).
-    """
+    """Hidden matrices at value·base_width/d_model, all other parameters at `value`."""
 
     rule: Literal["inverse-width"]
     value: PositiveFloat
@@ -35,9 +29,7 @@ class InverseWidthRate(Frozen):
 
     def resolve(self, model: ModelConfig, horizons: list[int]) -> LearningRates:
         """Rates of `model`'s groups for a trunk with these horizons (tokens)."""
-        v = self.value
-        hidden = v * self.base_width / model.d_model
-        return LearningRates(hidden=hidden, embedding=v, head=v, vector=v)
+        return LearningRates.inverse_width(self.value, self.base_width, model.d_model)
 
 
 class StepLawRate(Frozen):
@@ -52,8 +44,7 @@ class StepLawRate(Frozen):
     def resolve(self, model: ModelConfig, horizons: list[int]) -> LearningRates:
         """Rates of `model`'s groups for a trunk with these horizons (tokens)."""
         N, D = parameter_counts(model).total, _geometric_mean(horizons)
-        v = 1.79 * N**-0.713 * D**0.307
-        return LearningRates(hidden=v, embedding=v, head=v, vector=v)
+        return LearningRates.constant(1.79 * N**-0.713 * D**0.307)
 
 
 class ConstantBatch(Frozen):

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from experiments.event import Event
 from experiments.place import Place
 from experiments.spec import TrunkSpec
-from experiments.trunk import hearing, run_trunks
+from experiments.trunk import run_trunks
 from minigpt.config import Strategy
 from minigpt.group import Group, join
-from minigpt.process import settle
+from minigpt.process import hearing, settle
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 Of several ranks the first writes, and every one says what fails.
 """
 
-import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,21 +52,6 @@ def run_trunks(
                 if hand.missing and not hand.failed:
                     hand.record.close("stopped")
             raise
-
-
-@contextmanager
-def hearing() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM go into the list that this yields, to be acted upon between two steps.
-
-    A signal inside a step would leave a state that no checkpoint may hold.
-    """
-    heard: list[int] = []
-    before = {s: signal.signal(s, lambda n, _: heard.append(n)) for s in (2, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _take(

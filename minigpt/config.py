@@ -136,6 +136,22 @@ class LearningRates(Frozen):
     head: PositiveFloat
     vector: PositiveFloat
 
+    @classmethod
+    def inverse_width(cls, value: float, base_width: int, d_model: int) -> Self:
+        """Hidden matrices at value·base_width/d_model, all other parameters at `value`.
+
+        With Adam this is the per-layer exponent under which the best rate transfers across widths
+        in the standard parameterisation (Everett et al. 2024, arXiv 2407.05872; Yang et al. 2022,
+        arXiv 2203.03466, table 8).
+        """
+        hidden = value * base_width / d_model
+        return cls(hidden=hidden, embedding=value, head=value, vector=value)
+
+    @classmethod
+    def constant(cls, value: float) -> Self:
+        """Every parameter at `value`."""
+        return cls(hidden=value, embedding=value, head=value, vector=value)
+
 
 class Optimisation(Frozen):
     """What a sweep's config and a trunk's spec both say of the optimiser."""

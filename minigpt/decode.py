@@ -114,6 +114,31 @@ def _continuations(
         reader.read(left, [chosen[place] for place in left])
 
 
+def drawn(
+    model: MiniGPT, prompt: Sequence[int], *, texts: int, tokens: int, sampling: Sampling
+) -> list[list[int]]:
+    """So many texts of `tokens` tokens after one prompt, each drawn by itself, whatever it draws.
+
+    The generator of text i is seeded with `sampling.seed` + i. Raises DecodeError for a prompt that
+    is empty, or too long with what is to come.
+    """
+    check(model, [prompt], tokens)
+    if len(prompt) + tokens > model.config.seq_len + 1:
+        raise DecodeError(
+            f"{tokens} tokens after a prompt of {len(prompt)} are more than the model's context of "
+            f"{model.config.seq_len} holds; ask for fewer"
+        )
+    draws = [torch.Generator().manual_seed(sampling.seed + i) for i in range(texts)]
+    reader, rows = Reader(model, [prompt] * texts, tokens), list(range(texts))
+    found: list[list[int]] = [[] for _ in rows]
+    while True:
+        for text, token in zip(found, choose(reader.logits_BV, sampling, draws), strict=True):
+            text.append(token)
+        if len(found[0]) == tokens:
+            return found
+        reader.read(rows, [text[-1] for text in found])
+
+
 def check(model: MiniGPT, prompts: Sequence[Sequence[int]], tokens: int) -> None:
     """Raise DecodeError for prompts that the model cannot go on from."""
     if tokens < 1:

@@ -132,7 +132,7 @@ def generated(
     texts = []
     for number, prompt in enumerate(prompts, 1):
         which = "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}"
-        texts.append(_encoded(tokenizer, prompt, which))
+        texts.append(encoded(tokenizer, prompt, which))
     end = tokenizer.end_of_text
     if isinstance(how, Sampling):
         return continuations(model, texts, tokens=tokens, end=end, sampling=how)
@@ -140,7 +140,11 @@ def generated(
     return _searched(model, texts, tokens, end, how)
 
 
-def _encoded(tokenizer: Tokenizer, prompt: bytes, which: str) -> list[int]:
+def encoded(tokenizer: Tokenizer, prompt: bytes, which: str) -> list[int]:
+    """The tokens of a prompt, `which` in messages.
+
+    Raises DecodeError for one with characters that the tokenizer does not know.
+    """
     try:
         unknown = tokenizer.unknown(prompt)
         if not unknown:
@@ -171,13 +175,13 @@ def _show(
     alone, full = len(prompts) == 1, []
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in prompts]
     texts = [
-        _visible(decoder.decode(prompt)) for decoder, prompt in zip(decoders, prompts, strict=True)
+        visible(decoder.decode(prompt)) for decoder, prompt in zip(decoders, prompts, strict=True)
     ]
     if alone:
         print(texts[0], end="", flush=True)
     for token in tokens:
         raw, last = tokenizer.decode([token.id]), token.stop is not None
-        text = _visible(decoders[token.prompt].decode(raw, final=last))
+        text = visible(decoders[token.prompt].decode(raw, final=last))
         texts[token.prompt] += text
         if alone:
             print(text, end="", flush=True)
@@ -194,7 +198,7 @@ def _show(
         print(f"stopped{which}: the model's context of {context} tokens is full", file=sys.stderr)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """`text` with the characters replaced that would steer a terminal."""
     steers = (unicodedata.category(c) == "Cc" and c not in "\n\t" for c in text)
     return "".join("\ufffd" if s else c for s, c in zip(steers, text, strict=True))

@@ -1,6 +1,9 @@
-"""How a process that trains is set up: its threads, and how it keeps memory."""
+"""How a process that trains is set up: its threads, how it keeps memory, what signals do."""
 
 import ctypes
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,3 +25,18 @@ def settle(threads: int | None) -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+@contextmanager
+def hearing() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go into the list that this yields, to be acted upon between two steps.
+
+    A signal inside a step would leave a state that no checkpoint may hold.
+    """
+    heard: list[int] = []
+    before = {s: signal.signal(s, lambda n, _: heard.append(n)) for s in (2, signal.SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

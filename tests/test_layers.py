@@ -12,7 +12,8 @@ ORDER = {
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
         "state evaluate event step stack member loop weights decode beam generate "
-        "heads copying probe structure"
+        "heads copying probe structure "
+        "lines toy recipe flags watch sample train"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
@@ -37,7 +38,7 @@ NO_TORCH = {
     "minigpt": (
         "syntax scopes prose relations clusters probe "
         "frozen sources config counts schedule paths records text split shards tokenizer "
-        "vocabulary tokens cache data"
+        "vocabulary tokens cache data lines flags recipe"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from minigpt import decode
 from minigpt.beam import Beam, search
 from minigpt.config import ModelConfig
 from minigpt.decode import DecodeError, Sampling, choose, continuations, probabilities
@@ -192,6 +193,18 @@ def test_seeds_reproduce_and_differ():
         texts(model, [[1, 2]], Sampling(seed=seed, **how), 20) for seed in (7, 7, 8)
     )
     assert one == again != other
+
+
+def test_texts_drawn_apart_are_those_of_seeds_of_their_own():
+    model, how = perturbed(), Sampling(temperature=1.0, seed=5)
+    found = decode.drawn(model, [3, 1], texts=4, tokens=9, sampling=how)
+    for i, own in enumerate(found):
+        alone = Sampling(temperature=1.0, seed=5 + i)
+        assert own == texts(model, [[3, 1]], alone, tokens=9)[0]
+    assert len(set(map(tuple, found))) == 4
+    assert len(decode.drawn(model, [3, 1], texts=1, tokens=23, sampling=how)[0]) == 23
+    with pytest.raises(DecodeError, match="more than the model's context of 24 holds"):
+        decode.drawn(model, [3, 1], texts=1, tokens=24, sampling=how)
 
 
 def test_the_global_generator_has_no_part_in_it():
