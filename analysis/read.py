@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,37 @@ import pyarrow.parquet as pq
 
 RESULTS_SCHEMA = "results/1"
 CURVES_SCHEMA = "curves/1"
-CURVE_COLUMNS = ("run_id", "trunk_id", "step", "tokens", "flops_exact", "train_loss", "val_loss")
+CIRCUITS_SCHEMA = "circuits/1"
+SAMPLES_SCHEMA = "samples/1"
+# What is needed of the files beside the results: column -> unit; "" for labels and scores, and for
+# curves, whose losses are in the unit of the results, which the user may have chosen.
+CURVE_COLUMNS: Mapping[str, str] = dict.fromkeys(
+    ("run_id", "trunk_id", "step", "tokens", "flops_exact", "train_loss", "val_loss"), ""
+)
+CIRCUIT_COLUMNS: Mapping[str, str] = {
+    "run_id": "",
+    "trunk_id": "",
+    "n_total": "parameters",
+    "n_layers": "",
+    "seed": "",
+    "tokens": "tokens",
+    "layer": "",
+    "head": "",
+    "metric": "",
+    "value": "",
+    "low": "",
+    "high": "",
+    "null_value": "",
+    "baseline": "",
+}
+SAMPLE_COLUMNS: Mapping[str, str] = {
+    "run_id": "",
+    "n_total": "parameters",
+    "seed": "",
+    "tokens": "tokens",
+    "prompt": "",
+    "text": "",
+}
 
 
 class DataError(ValueError):
@@ -82,13 +113,11 @@ def _refuse_equal_names(file: Path, names: list[str]) -> None:
         raise DataError(f"{file}: several columns are named {', '.join(again)}; rename them")
 
 
-def _parquet(file: Path) -> pa.Table:
+def _parquet(file: Path, remedy: str = "collect the sweep again") -> pa.Table:
     try:
         return pq.ParquetFile(file).read()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file}: not a parquet file ({_first_line(error)}); collect the sweep again"
-        ) from error
+        raise DataError(f"{file}: not a parquet file ({_first_line(error)}); {remedy}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -108,19 +137,37 @@ def missing_columns(file: Path, missing: list[str], present: list[str]) -> str:
 
 
 def read_curves(file: Path) -> pd.DataFrame | None:
+    """The training curves beside results.parquet; None without the file."""
+    table = read_beside(file, CURVES_SCHEMA, CURVE_COLUMNS, "collect the sweep again")
+    return None if table is None else table.to_pandas()
+
+
+def read_beside(
+    file: Path, schema: str, columns: Mapping[str, str], remedy: str
+) -> pa.Table | None:
+    """A parquet file that stands beside the results, its columns and units checked.
+
+    None without the file; `remedy` is what a user does about a file that cannot be read.
+    """
     if not file.exists():
         return None
-    table = _parquet(file)
-    schema = (table.schema.metadata or {}).get(b"schema", b"").decode()
-    if schema != CURVES_SCHEMA:
+    table = _parquet(file, remedy)
+    found = (table.schema.metadata or {}).get(b"schema", b"").decode()
+    if found != schema:
         raise DataError(
-            f"{file}: schema is {schema!r}, this version reads {CURVES_SCHEMA!r}; "
-            "collect the sweep again with this version"
+            f"{file}: schema is {found!r}, this version reads {schema!r}; {remedy} with this "
+            "version"
         )
-    missing = [c for c in CURVE_COLUMNS if c not in table.column_names]
+    missing = [c for c in columns if c not in table.column_names]
     if missing:
-        raise DataError(f"{file}: lacks columns {', '.join(missing)}; collect the sweep again")
-    return table.to_pandas()
+        raise DataError(f"{file}: lacks columns {', '.join(missing)}; {remedy}")
+    for name, unit in columns.items():
+        stated = (table.schema.field(name).metadata or {}).get(b"unit", b"").decode()
+        if unit and stated and stated != unit:
+            raise DataError(
+                f"{file}: column {name} has unit {stated!r}, this version reads {unit!r}; {remedy}"
+            )
+    return table
 
 
 def read_config(file: Path) -> dict | None:

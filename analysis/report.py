@@ -13,7 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis import remarks, rowtables, tables
+from analysis import (
+    circuitplots,
+    circuits,
+    circuittables,
+    remarks,
+    rowtables,
+    samples,
+    tables,
+    vocabularies,
+)
+from analysis.circuits import Circuits
 from analysis.describe import formula, headline, level, next_steps
 from analysis.drawing import known, optima
 from analysis.fit import add_source_arguments, analyse_arguments, exit_code
@@ -21,6 +31,7 @@ from analysis.fitsjson import write_json, write_whole
 from analysis.load import reason_counts
 from analysis.plots import FIGURES
 from analysis.result import Analysis
+from analysis.samples import Samples
 
 TOP = 8  # rows of highest leverage that stand in the open
 CAPTIONS = {
@@ -44,14 +55,30 @@ CAPTIONS = {
     "frontier, dashed beyond the measured compute; the grey band is its interval.",
     "training_curves": "Held-out loss along training. Thin: the shared trunk, still at a high "
     "learning rate, never a point of the fit; thick: cooldowns, whose ends are the rows.",
+    "circuits": "Over training tokens, one line per size: mean over seeds, the band their range. "
+    "Hollow, at 0: the untrained model. Null level: what a head scores that attends evenly. Onset: "
+    "between the last horizon without an induction head and the first with one, over all seeds; "
+    "arrows: before the first horizon, or after the last.",
+    "structure": "Share of positions at which the best head of each relation attends most to its "
+    "target. Dashed: the best head of one fixed offset, which knows nothing of the text.",
 }
 KINDS = {"measured": "measured", "interpolated": "interpolated between each size's horizons"}
 UNDRAWN = ("loss_by_size", "loss_by_tokens", "contours")  # figures whose lines are the law
 
 
-def write_report(analysis: Analysis, folder: Path, out: Path) -> Path:
-    """Write fits.json and figures/ into `folder` and the report to `out`; returns `out`."""
+def write_report(
+    analysis: Analysis,
+    folder: Path,
+    out: Path,
+    heads: Circuits | None = None,
+    texts: Samples | None = None,
+) -> Path:
+    """Write fits.json and figures/ into `folder` and the report to `out`; returns `out`.
+
+    `heads` and `texts`: what was found inside the models, where it was looked for.
+    """
     figures = {name: draw(analysis) for name, draw in FIGURES}
+    figures |= {name: draw(heads) for name, draw in circuitplots.FIGURES} if heads else {}
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     inline = {}
@@ -64,12 +91,23 @@ def write_report(analysis: Analysis, folder: Path, out: Path) -> Path:
         figure.savefig(folder / "figures" / f"{name}.png", dpi=160)
         inline[name] = Markup(_inline(svg, name))
     write_json(folder / "fits.json", analysis)
-    write_whole(out, html(analysis, inline))
+    write_whole(
+        out, html(analysis, inline, heads, texts, _commands(analysis, folder, heads, texts))
+    )
     return out
 
 
-def html(analysis: Analysis, figures: dict[str, Markup]) -> str:
-    """The report as one HTML text without any reference to another file."""
+def html(
+    analysis: Analysis,
+    figures: dict[str, Markup],
+    heads: Circuits | None = None,
+    texts: Samples | None = None,
+    commands: Sequence[str] = (),
+) -> str:
+    """The report as one HTML text without any reference to another file.
+
+    `commands` would find more about these models.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,8 +154,27 @@ def html(analysis: Analysis, figures: dict[str, Markup]) -> str:
         excluded=rowtables.excluded(analysis),
         flagged=rowtables.flagged(analysis),
         provenance=rowtables.provenance(analysis),
+        heads=circuittables.sentences(heads) if heads else None,
+        onsets=circuittables.onsets(heads) if heads else None,
+        ablations=circuittables.ablations(heads) if heads else None,
+        relations=circuittables.relations(heads) if heads else None,
+        texts=texts,
+        vocabularies=vocabularies.table(study.table),
+        commands=commands,
         config=json.dumps(study.config, indent=1, ensure_ascii=False) if study.config else None,
     )
+
+
+def _commands(
+    analysis: Analysis, folder: Path, heads: Circuits | None, texts: Samples | None
+) -> list[str]:
+    """What a user can still run to look inside the models; nothing where there are no weights."""
+    if not (folder / "trunks").is_dir():
+        return []
+    config = (analysis.study.config or {}).get("config", {})
+    text = config.get("data", {}).get("source") != "tokens"  # of ready-made tokens nobody has any
+    missing = ((circuits.COMMAND, heads is None), (samples.COMMAND, texts is None and text))
+    return [f"{command} {folder}" for command, wanted in missing if wanted]
 
 
 def _caption(name: str, analysis: Analysis) -> str:
@@ -162,15 +219,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit 1 where trust is low")
     args = parser.parse_args(argv)
     try:
-        analysis = analyse_arguments(args)
         source = Path(args.source)
         sweep = source if source.is_dir() else source.parent
+        inside = source.is_dir() or source.name == "results.parquet"
+        scores, written = (circuits.read(sweep), samples.read(sweep)) if inside else (None, None)
+        analysis = analyse_arguments(args)
         if analysis.study.is_sweep:
             out = args.out or sweep / "report.html"
         else:
             out = args.out or source.with_name(source.stem + "-report") / "report.html"
         folder = sweep if analysis.study.is_sweep else out.parent
-        write_report(analysis, folder, out)
+        runs = analysis.study.table
+        heads = circuits.select(scores, runs) if scores is not None else None
+        texts = samples.select(*written, runs) if written is not None else None
+        write_report(analysis, folder, out, heads, texts)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)

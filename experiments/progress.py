@@ -1,11 +1,13 @@
 """What a person sees while a sweep runs: bars on a terminal, plain timed lines elsewhere."""
 
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import track
 from rich.table import Table
 
 from experiments.event import Event
@@ -13,6 +15,20 @@ from experiments.spec import TrunkSpec
 
 LINE_SECONDS = 15.0
 BAR_WIDTH = 24
+Item = TypeVar("Item")
+
+
+def watched(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
+    """The items one after the other, `what` they are told with how many are done."""
+    if console.is_terminal:
+        yield from track(items, what, console=console, transient=True)
+        return
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > LINE_SECONDS:
+            told = time.monotonic()
+            console.print(f"{done} of {len(items)} {what}")
+        yield item
 
 
 class Progress:

@@ -4,6 +4,7 @@ import pyarrow as pa
 
 RESULTS_SCHEMA = "results/1"
 CURVES_SCHEMA = "curves/1"
+SAMPLES_SCHEMA = "samples/1"
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -171,4 +172,17 @@ CURVES = pa.schema(
         ),
     ],
     metadata={"schema": CURVES_SCHEMA},
+)
+
+SAMPLES = pa.schema(
+    [
+        _field("run_id", _S, "", "the run whose model wrote the text"),
+        _field("trunk_id", _S, "", "its trunk"),
+        _field("n_total", _I, "parameters", "all parameters of the model"),
+        _field("seed", _I, "", "seed of initial weights and data order"),
+        _field("tokens", _I, "tokens", "D: training tokens of the run"),
+        _field("prompt", _S, "", "what the model was given"),
+        _field("text", _S, "", "what it went on with; empty where it ended the text at once"),
+    ],
+    metadata={"schema": SAMPLES_SCHEMA},
 )

@@ -72,6 +72,22 @@ def write_atomic(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_parquet(
+    path: Path, rows: list[dict], kind: pa.Schema, more: dict[str, str] | None = None
+) -> None:
+    """Write `rows` to `path` atomically; `more` is said of the file beside its schema."""
+    # Every key of a row must be a column: a misspelt one would silently become a column of nulls.
+    extra = {key for row in rows for key in row} - set(kind.names)
+    assert not extra, f"not in the schema: {sorted(extra)}"
+    kind = kind.with_metadata({**(kind.metadata or {}), **(more or {})})
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=kind), part, compression="zstd")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Hold `folder` against other processes; yields False if one does. The kernel frees it."""
@@ -194,8 +210,8 @@ def collect(sweep: Path) -> CollectSummary:
             rows.append(result_row(trunk, run, rank[run.run_id], status, reason, measured))
         for point in read_evals(trunk_folder(sweep, trunk.trunk_id)):
             curves.append(curve_row(trunk, point, rank.get(point["run_id"])))
-    _write_parquet(sweep / "curves.parquet", curves, schema.CURVES)
-    _write_parquet(sweep / "results.parquet", rows, schema.RESULTS)
+    write_parquet(sweep / "curves.parquet", curves, schema.CURVES)
+    write_parquet(sweep / "results.parquet", rows, schema.RESULTS)
     by_status: dict[str, int] = {}
     for row in rows:
         by_status[row["status"]] = by_status.get(row["status"], 0) + 1
@@ -214,15 +230,3 @@ def planned(sweep: Path) -> set[str]:
 
 def _result(folder: Path, run: RunSpec) -> Path:
     return folder / f"{run.run_id}.json"
-
-
-def _write_parquet(path: Path, rows: list[dict], kind: pa.Schema) -> None:
-    # Every key of a row must be a column: a misspelt one would silently become a column of nulls.
-    extra = {key for row in rows for key in row} - set(kind.names)
-    assert not extra, f"not in the schema: {sorted(extra)}"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=kind), part, compression="zstd")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,14 +1,23 @@
 """What the sweep writes is what the analysis needs: stated once on each side, tested here."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from analysis import samples
 from analysis.load import REQUIRED, load
-from analysis.read import CURVES_SCHEMA, RESULTS_SCHEMA
-from experiments import schema
+from analysis.read import (
+    CURVE_COLUMNS,
+    CURVES_SCHEMA,
+    RESULTS_SCHEMA,
+    SAMPLE_COLUMNS,
+    SAMPLES_SCHEMA,
+)
+from experiments import schema, store
 
 # A row that a sweep could write; every other column may be null.
 ROW = {
@@ -24,9 +33,20 @@ ROW = {
 }
 
 
-def test_every_needed_column_is_written_in_the_needed_unit() -> None:
-    for name, unit in REQUIRED.items():
-        field = schema.RESULTS.field(name)
+@pytest.mark.parametrize(
+    ("written", "needed"),
+    [
+        (schema.RESULTS, REQUIRED),
+        (schema.CURVES, CURVE_COLUMNS),
+        (schema.SAMPLES, SAMPLE_COLUMNS),
+    ],
+    ids=["results", "curves", "samples"],
+)
+def test_every_needed_column_is_written_in_the_needed_unit(
+    written: pa.Schema, needed: Mapping[str, str]
+) -> None:
+    for name, unit in needed.items():
+        field = written.field(name)
         assert field.metadata is not None
         if unit:
             assert field.metadata[b"unit"].decode() == unit, name
@@ -35,6 +55,7 @@ def test_every_needed_column_is_written_in_the_needed_unit() -> None:
 def test_the_schemas_have_the_same_names() -> None:
     assert schema.RESULTS_SCHEMA == RESULTS_SCHEMA
     assert schema.CURVES_SCHEMA == CURVES_SCHEMA
+    assert schema.SAMPLES_SCHEMA == SAMPLES_SCHEMA
 
 
 def test_a_file_with_the_writers_schema_is_read(tmp_path: Path) -> None:
@@ -60,3 +81,18 @@ def test_a_file_with_the_writers_schema_is_read(tmp_path: Path) -> None:
     assert len(study.train.N) == 6
     assert {e["row"] for e in study.excluded} == {"r21", "r22", "r24"}
     assert isinstance(study.table, pd.DataFrame)
+
+
+def test_samples_with_the_writers_schema_are_read(tmp_path: Path) -> None:
+    row = {"run_id": "r", "trunk_id": "t", "n_total": 9_000, "seed": 1, "tokens": 10_000}
+    rows = [{**row, "prompt": "a", "text": "b"}]
+    how = {"how": "greedy"}
+    store.write_parquet(tmp_path / "samples.parquet", rows, schema.SAMPLES, how)
+    read = samples.read(tmp_path)
+    assert read is not None
+    found = samples.select(*read, pd.DataFrame([{"run_id": "r", "vocab_size": 257}]))
+    assert found.how == "greedy"
+    (prompt,) = found.prompts
+    cell = prompt.rows[0][1][0]
+    assert cell is not None
+    assert (prompt.text, prompt.rows[0][0], cell.D, cell.text) == ("a", "N = 9k", "D = 10k", "b")

@@ -4,6 +4,8 @@ import pytest
 from synthetic import Plan, write_sweep
 
 from analysis import bootstrap
+from analysis.analyse import analyse
+from analysis.load import load
 
 FULL_RESAMPLES = bootstrap.RESAMPLES
 
@@ -25,6 +27,12 @@ def all_resamples(monkeypatch):
 def good(tmp_path_factory):
     """Six sizes, five horizons, three seeds at the three cheapest, one held-out size."""
     return write_sweep(tmp_path_factory.mktemp("runs") / "good")
+
+
+@pytest.fixture(scope="session")
+def analysed(good):
+    """What all of the analysis finds in `good`."""
+    return analyse(load(good))
 
 
 @pytest.fixture(scope="session")

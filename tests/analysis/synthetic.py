@@ -1,6 +1,7 @@
 """Sweep folders with a known law: the same files that a real sweep leaves, without training."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,13 +128,18 @@ def curves_frame(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"horizon_index": "Int64"})
 
 
-def write_parquet(frame: pd.DataFrame, path: Path, schema: str) -> None:
+def write_parquet(
+    frame: pd.DataFrame,
+    path: Path,
+    schema: str,
+    more: dict[str, str] | None = None,
+    units: Mapping[str, str] = REQUIRED,
+) -> None:
+    """`frame` as one of a sweep's files; `more` is said of the file beside its schema."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(
-        {"schema": schema}
+        {"schema": schema, **(more or {})}
     )
-    fields = [
-        f.with_metadata({"unit": REQUIRED.get(f.name, ""), "doc": f.name}) for f in table.schema
-    ]
+    fields = [f.with_metadata({"unit": units.get(f.name, ""), "doc": f.name}) for f in table.schema]
     pq.write_table(table.cast(pa.schema(fields, metadata=table.schema.metadata)), path)
 
 

@@ -18,8 +18,8 @@ CURVED = 100  # points of a line of the law
 
 
 @pytest.fixture(scope="module")
-def drawn(good):
-    return analyse(load(good))
+def drawn(analysed):
+    return analysed
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import Markup
+from page import Page, section
 from synthetic import HORIZONS, SIZES, Plan, results_frame, truth_loss, write_sweep
 
 from analysis import plots, rowtables
@@ -31,42 +31,9 @@ SECTIONS = (
 SMALL = Plan(sizes=SIZES[:4], horizons=HORIZONS[:3], cheap=1, holdout=())
 
 
-class Page(HTMLParser):
-    """Tags, attributes, ids and visible text of a page; unclosed tags are kept in `open`."""
-
-    VOID = ("meta", "br", "hr", "path", "use", "rect", "img", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.attributes, self.words = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, k, v) for k, v in attrs]
-        self.ids += [v for k, v in attrs if k == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, k, v) for k, v in attrs]
-        self.ids += [v for k, v in attrs if k == "id"]
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-
 @pytest.fixture(scope="module")
-def study(good):
-    return analyse(load(good))
+def study(analysed):
+    return analysed
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +51,6 @@ def blind(ray):
 def no_figures(monkeypatch):
     """For tests of what the command says: drawing takes most of its time."""
     monkeypatch.setattr("analysis.report.FIGURES", ())
-
-
-def section(page, name):
-    """Visible text of one section, with plain spaces."""
-    start = page.index(f'<section id="{name}">')
-    return Page(page[start : page.index("</section>", start)]).text.replace("\u00a0", " ")
 
 
 def grid_csv(folder):
