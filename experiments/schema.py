@@ -5,6 +5,7 @@ import pyarrow as pa
 RESULTS_SCHEMA = "results/1"
 CURVES_SCHEMA = "curves/1"
 SAMPLES_SCHEMA = "samples/1"
+CIRCUITS_SCHEMA = "circuits/1"
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -185,4 +186,30 @@ SAMPLES = pa.schema(
         _field("text", _S, "", "what it went on with; empty where it ended the text at once"),
     ],
     metadata={"schema": SAMPLES_SCHEMA},
+)
+
+CIRCUITS = pa.schema(
+    [
+        _field("run_id", _S, "", "the run whose final weights these are; null: an untrained model"),
+        _field("trunk_id", _S, "", "its trunk"),
+        _field("n_total", _I, "parameters", "all parameters of the model"),
+        _field("n_layers", _I, "", "blocks"),
+        _field("seed", _I, "", "seed of initial weights and data order"),
+        _field("tokens", _I, "tokens", "D: training tokens of the run; 0 for an untrained model"),
+        _field("layer", _I, "", "of the head, from 0; null for a score of the whole model"),
+        _field("head", _I, "", "in its layer, from 0"),
+        _field(
+            "metric",
+            _S,
+            "",
+            "shares of attention, of positions for structure_*; copying from -1 to 1; icl and "
+            "repeat_loss_drop* in nats per token",
+        ),
+        _field("value", _F, "", "the score; null where it is not defined"),
+        _field("low", _F, "", "its 90 % interval over sequences or documents; null where none"),
+        _field("high", _F, "", "its 90 % interval"),
+        _field("null_value", _F, "", "the score of attention to all tokens alike, or of no effect"),
+        _field("baseline", _F, "", "structure_*: the best head that looks at one fixed distance"),
+    ],
+    metadata={"schema": CIRCUITS_SCHEMA},
 )

@@ -12,15 +12,15 @@ ORDER = {
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
         "state evaluate event step stack member loop weights decode beam generate "
-        "heads copying probe structure "
+        "heads copying ablate probe structure "
         "lines toy recipe flags watch sample train"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
         "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
         "peaks record leg capacity trunk run follow torchrun slots launch job submit speed "
-        "progress execute manage sweep samples opcount reference trial worker contest figures "
-        "stepsuite packsuite sweepsuite gpusuite benchmark"
+        "progress execute manage sweep samples circuits opcount reference trial worker contest "
+        "figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),
     "analysis": (
         "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "
