@@ -5,7 +5,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt import relations
@@ -13,14 +13,7 @@ from minigpt.relations import Pair
 from minigpt.syntax import RefusedError
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-MODULES = (
-    "argparse.py",
-    "dataclasses.py",
-    "enum.py",
-    "heapq.py",
-    "asyncio/locks.py",
-    "tokenize.py",
-)
+MODULES = ("dataclasses.py", "enum.py", "heapq.py", "tokenize.py")
 
 
 def found(relation: str, text: str | bytes) -> list[tuple[int, str]]:
@@ -308,6 +301,7 @@ STATEMENTS = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(STATEMENTS)
 def test_the_kind_of_line_end_and_of_indent_changes_no_relation(lines: list[str]) -> None:
     """Every byte of one text is known by its line and its place in it, and so are the pairs."""

@@ -65,9 +65,9 @@ def test_uniform_attention_scores_its_null_value(probe: Probe) -> None:
     A_LBHTT = uniform().expand(1, len(probe.tokens_WT), 1, T, T)
     for score in values(A_LBHTT, probe).values():
         assert score.value == pytest.approx(score.null_value)
-    # And attention that looks anywhere does within its interval, in about 90 of 100 heads.
+    # And attention that looks anywhere does within its interval, in about 90 % of heads.
     rng = torch.Generator().manual_seed(0)
-    A_LBHTT = torch.rand(1, len(probe.tokens_WT), 100, T, T, generator=rng) * uniform()
+    A_LBHTT = torch.rand(1, len(probe.tokens_WT), 50, T, T, generator=rng) * uniform()
     scores = structure.scores(structure.hits(A_LBHTT, probe), probe)
     within = [score.low < score.null_value < score.high for score in scores]
     assert np.mean(within) > 0.8
