@@ -86,8 +86,9 @@ def probe(
 
 
 def documents(shard_N: np.ndarray, tokenizer: Tokenizer) -> list[bytes]:
-    """The texts of a shard of tokens, each ended by end of text; none of WordPiece, which forgets
-    where lines end.
+    """The texts of a shard of tokens, each ended by end of text.
+
+    None of WordPiece's, which forgets where lines end.
     """
     if tokenizer.kind == "wordpiece":
         return []
