@@ -80,10 +80,11 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation of source text and the head that attends to it most, in the largest model.
+    """A relation of source text in the largest model: its best head, and what the model knows.
 
-    `share`: of the positions, with its interval; beside the best head of a fixed offset and the
-    best head of the untrained model. `emerges` is None where there is nothing to judge it by.
+    `share` of the positions, with its interval, is of heads that were chosen on other documents;
+    so are the best fixed offset (`baseline`) and the `untrained` model's. `emerges` is whether it
+    is above both beyond the intervals of the differences; None where these are not known.
     """
 
     name: str
@@ -120,8 +121,10 @@ def select(rows: pd.DataFrame, runs: pd.DataFrame) -> Circuits:
 
 
 def best(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The row of the highest score of each model: of all its heads, or its only one."""
+    """The score of each model as a row: the whole model's, or else the highest of its heads."""
     part = rows[rows["metric"] == metric]
+    whole = part[part["head"].isna()]
+    part = part if whole.empty else whole
     highest = part.groupby(["n_total", "seed", "tokens"])["value"].idxmax()
     return part.loc[highest].sort_values(["n_total", "seed", "tokens"])
 
@@ -206,31 +209,34 @@ def relations(found: Circuits) -> tuple[float, float, list[Relation]]:
     rows = rows[rows["n_total"] == rows["n_total"].max()]
     rows = rows[rows["seed"] == rows["seed"].min()]
     rows = rows[rows["tokens"] == rows["tokens"].max()]
+    model = found.trained[found.trained["run_id"] == rows["run_id"].iloc[0]]
     names = list(dict.fromkeys([*RELATIONS, *sorted(rows["metric"].unique())]))
-    top = [best(rows, name) for name in names]
-    controls = found.untrained[found.untrained["n_total"] == rows["n_total"].iloc[0]]
     return (
         float(rows["n_total"].iloc[0]),
         float(rows["tokens"].iloc[0]),
-        [_relation(row, controls) for part in top for row in part.to_dict("records")],
+        [_relation(name, model) for name in names if name in set(rows["metric"])],
     )
 
 
-def _relation(row: dict, controls: pd.DataFrame) -> Relation:
-    same = controls.loc[controls["metric"] == row["metric"], "value"]
-    low, high, baseline = (_known(row[name]) for name in ("low", "high", "baseline"))
-    untrained = None if same.empty else float(same.max())
-    emerges = None
-    if low is not None and baseline is not None and untrained is not None:
-        emerges = low > max(baseline, untrained)
+def _relation(metric: str, model: pd.DataFrame) -> Relation:
+    own = model["metric"] == metric
+    head = model[own & model["head"].notna()].sort_values("value").iloc[-1].to_dict()
+    row = best(model, metric).iloc[-1].to_dict()
+    short = metric.removeprefix("structure_")
+    over = {
+        control: model[model["metric"] == f"over_{control}_{short}"].to_dict("records")
+        for control in ("offset", "untrained")
+    }
+    lows = [_known(each[0]["low"]) if each else None for each in over.values()]
+    value = float(row["value"])
     return Relation(
-        name=RELATIONS.get(row["metric"], str(row["metric"]).removeprefix("structure_")),
-        head=head_name(row),
-        share=float(row["value"]),
-        interval=Interval(low, high),
-        baseline=baseline,
-        untrained=untrained,
-        emerges=emerges,
+        name=RELATIONS.get(metric, short),
+        head=head_name(head),
+        share=value,
+        interval=Interval(_known(row["low"]), _known(row["high"])),
+        baseline=_known(row["baseline"]),
+        untrained=value - float(over["untrained"][0]["value"]) if over["untrained"] else None,
+        emerges=None if None in lows else all(low > 0 for low in lows if low is not None),
     )
 
 

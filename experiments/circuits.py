@@ -25,7 +25,7 @@ from minigpt.ablate import ablation_check
 from minigpt.checkpoint import CheckpointError
 from minigpt.config import ModelConfig
 from minigpt.copying import copying_scores
-from minigpt.heads import in_context_score, prefix_matching_scores, repeated, repeated_scores
+from minigpt.heads import Score, in_context_score, prefix_matching_scores, repeated, repeated_scores
 from minigpt.model import MiniGPT
 from minigpt.probe import Probe, documents, probe
 from minigpt.process import settle
@@ -41,6 +41,7 @@ PROBE_TOKENS = 32_768  # of its documents, that structure is looked for in
 NAMED = 5  # of the files that are missing
 
 Found = tuple[TrunkSpec, RunSpec, Path]
+Measured = dict[str, np.ndarray]  # see `minigpt.structure.measure`
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _write(sweep: Path, device: str, console: Console) -> None:
             asked[_text(trunk)] = material(sweep, trunk, device)
         controls.setdefault(trunk.model, trunk)
     rows = []
+    untrained: dict[ModelConfig, Measured] = {}
     for trunk, run, path in watched(
         [*((t, None, None) for t in controls.values()), *found], "models", console
     ):
@@ -92,7 +94,10 @@ def _write(sweep: Path, device: str, console: Console) -> None:
         else:
             own |= {"run_id": run.run_id, "trunk_id": trunk.trunk_id}
             own |= {"seed": trunk.train.seed, "tokens": run.tokens}
-        rows += [own | score for score in scores(model.to(device), asked[_text(trunk)])]
+        beside = None if run is None else untrained[trunk.model]
+        found_here, measured = scores(model.to(device), asked[_text(trunk)], beside)
+        untrained.setdefault(trunk.model, measured)  # controls come first
+        rows += [own | asdict(score) for score in found_here]
     path = sweep / "circuits.parquet"
     store.write_parquet(path, rows, schema.CIRCUITS)
     told = f"{len(found)} runs and {len(controls)} untrained models"
@@ -165,8 +170,13 @@ def material(sweep: Path, trunk: TrunkSpec, device: str) -> Material:
 
 
 @torch.inference_mode()
-def scores(model: MiniGPT, asked: Material) -> list[dict]:
-    """All that is known of a model's heads: rows of circuits.parquet without the run's columns."""
+def scores(
+    model: MiniGPT, asked: Material, untrained: Measured | None
+) -> tuple[list[Score], Measured]:
+    """All that is known of a model's heads, and what they answered of the probe.
+
+    Given what an untrained model's heads answered, also what the model's are above them.
+    """
     found = repeated_scores(model, asked.repeated_BT)
     check = ablation_check(model, asked.repeated_BT, found, SEED)
     ablated = (check.drop_ablated, check.drop_previous, check.drop_control)
@@ -174,11 +184,13 @@ def scores(model: MiniGPT, asked: Material) -> list[dict]:
     found += copying_scores(model)
     found += prefix_matching_scores(model, asked.text_BT[:SEQUENCES, :-1])
     found.append(in_context_score(model, asked.text_BT))
-    rows = [asdict(score) for score in found]
-    if asked.probe is not None:
-        measured = structure.measure(model, asked.probe)
-        rows += [asdict(score) for score in structure.scores(measured, asked.probe)]
-    return rows
+    if asked.probe is None:
+        return found, {}
+    measured = structure.measure(model, asked.probe)
+    found += structure.scores(measured, asked.probe)
+    if untrained is not None:
+        found += structure.of_model(structure.verdicts(measured, untrained, asked.probe))
+    return found, measured
 
 
 def _text(trunk: TrunkSpec) -> object:

@@ -202,8 +202,8 @@ CIRCUITS = pa.schema(
             "metric",
             _S,
             "",
-            "shares of attention, of positions for structure_*; copying from -1 to 1; icl and "
-            "repeat_loss_drop* in nats per token",
+            "shares of attention, of positions for structure_*; over_*: such a share less that of "
+            "a control; copying from -1 to 1; icl and repeat_loss_drop* in nats per token",
         ),
         _field("value", _F, "", "the score; null where it is not defined"),
         _field("low", _F, "", "its 90 % interval over sequences or documents; null where none"),

@@ -107,8 +107,8 @@ def scores(measured: Mapping[str, np.ndarray], probe: Probe) -> list[Score]:
                     layer=layer,
                     head=head,
                     value=float(value),
-                    low=None if math.isnan(low) else float(low),
-                    high=None if math.isnan(high) else float(high),
+                    low=_known(low),
+                    high=_known(high),
                     null_value=null_value(probe, name),
                     baseline=float(offset_C.sum() / n_C.sum()),
                 )
@@ -148,6 +148,38 @@ def verdicts(
     return found
 
 
+def of_model(verdicts: Sequence[Verdict]) -> list[Score]:
+    """The verdicts as scores of the whole model: the share, and what it is above each control.
+
+    Of relation `bracket` they are `structure_bracket`, `over_offset_bracket` and
+    `over_untrained_bracket`.
+    """
+    found = []
+    for v in verdicts:
+        relation = v.metric.removeprefix("structure_")
+        value, low, high = v.share
+        found.append(
+            Score(
+                metric=v.metric,
+                value=value,
+                low=_known(low),
+                high=_known(high),
+                null_value=v.null_value,
+                baseline=v.baseline.value,
+            )
+        )
+        for control, over in (("offset", v.over_baseline), ("untrained", v.over_untrained)):
+            found.append(
+                Score(
+                    metric=f"over_{control}_{relation}",
+                    value=over.value,
+                    low=_known(over.low),
+                    high=_known(over.high),
+                )
+            )
+    return found
+
+
 def fixed_offsets(probe: Probe, name: str) -> np.ndarray:
     """hits_OC of heads that always look `offset` tokens back, from 0 to the window's length."""
     queries = probe.queries[name]
@@ -163,6 +195,10 @@ def null_value(probe: Probe, name: str) -> float:
     """The share of attention that is the same for all tokens up to the query."""
     queries = probe.queries[name]
     return float(np.mean((queries.last_Q - queries.first_Q + 1) / (queries.query_Q + 1)))
+
+
+def _known(end: float) -> float | None:
+    return None if math.isnan(end) else float(end)
 
 
 def _asked(probe: Probe) -> dict[str, np.ndarray]:

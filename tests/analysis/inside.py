@@ -23,7 +23,10 @@ def models(runs: pd.DataFrame) -> Iterable[dict]:
 def circuits_frame(
     runs: pd.DataFrame, heads: Scores, whole: Scores = lambda model: {}, layers: int = 2
 ) -> pd.DataFrame:
-    """Two heads a layer: the second of the last layer has the scores `heads`, others a tenth."""
+    """Two heads a layer: the second of the last layer has the scores `heads`, others a tenth.
+
+    Of structure a trained model has its best head's score, and what it is above both controls.
+    """
     rows = []
     for model in models(runs):
         common = {**dict.fromkeys(CIRCUIT_COLUMNS), **model, "n_layers": layers}
@@ -43,12 +46,28 @@ def circuits_frame(
                 for layer in range(layers)
                 for head in range(2)
             ]
+        if model["run_id"] is not None:
+            control = heads({**model, "run_id": None, "tokens": 0})
+            for metric, value in heads(model).items():
+                if metric.startswith("structure_"):
+                    rows += [{**common, **row} for row in _verdict(metric, value, control[metric])]
         for metric, value in whole(model).items():
             ends = {"low": value - 0.1, "high": value + 0.1, "null_value": 0.0}
             rows.append({**common, "metric": metric, "value": value, **ends})
     integers = {"layer": "Int64", "head": "Int64"}
     floats = dict.fromkeys(("value", "low", "high", "null_value", "baseline"), "float64")
     return pd.DataFrame(rows, columns=[*CIRCUIT_COLUMNS]).astype(integers | floats)
+
+
+def _verdict(metric: str, value: float, untrained: float) -> Iterable[dict]:
+    short = metric.removeprefix("structure_")
+    for name, own in (
+        (metric, value),
+        (f"over_offset_{short}", value - 0.2),
+        (f"over_untrained_{short}", value - untrained),
+    ):
+        ends = {"low": own - 0.02, "high": own + 0.02, "null_value": 0.014}
+        yield {"metric": name, "value": own, **ends, "baseline": 0.2 if name == metric else None}
 
 
 def write_circuits(folder: Path, frame: pd.DataFrame) -> None:

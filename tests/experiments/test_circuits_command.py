@@ -94,6 +94,12 @@ def test_every_finished_run_and_an_untrained_model_of_every_size(runs: Path, com
         assert whole["head"].isna().all()
     prose = frame[frame["metric"].str.startswith("structure_")]
     assert prose["baseline"].notna().all()
+    judged = frame[frame["head"].isna() & frame["run_id"].notna()].groupby("metric").size()
+    for metric in prose["metric"].unique():  # of every run, and of no untrained model
+        relation = metric.removeprefix("structure_")
+        for name in (metric, f"over_offset_{relation}", f"over_untrained_{relation}"):
+            assert judged[name] == len(ids)
+    assert not control["metric"].str.startswith("over_").any()
     assert frame.loc[~frame["metric"].str.startswith("structure_"), "baseline"].isna().all()
     assert frame.loc[frame["metric"] != "copying", "value"].notna().all()
 
