@@ -10,14 +10,14 @@ from minigpt.state import Job, fresh
 USABLE = 0.8  # of the memory that is free: evaluations and fragments take the rest
 
 
-def members(job: Job, workers: int, wanted: int) -> tuple[int, str]:
-    """At most `wanted` models shaped as `job`'s, on a GPU that so many workers share; and why.
+def members(job: Job, lanes: int, wanted: int) -> tuple[int, str]:
+    """At most `wanted` models shaped as `job`'s, in one of a GPU's lanes; and why.
 
     Measured by a step of one model and a step of two.
     """
     if wanted == 1:
         return 1, "one model by itself"
-    free = torch.cuda.mem_get_info(job.device)[0] * USABLE / workers
+    free = torch.cuda.mem_get_info(job.device)[0] * USABLE / lanes
     one, two = memory(job, 1), memory(job, 2)
     if two is None or one is None or two > free:
         return 1, f"one model at a time: {_gb(one)} of {_gb(free)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments import pack, provenance, slots, snapshot, store
+from experiments import provenance, slots, snapshot, store
 from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
@@ -135,8 +135,9 @@ def _train(
     # What is not saved well before the time limit is left to the last periodic checkpoint: a job
     # that Slurm ends at the limit is not put back into the queue.
     stop_seconds = max(SAVE_SECONDS, launch.slurm.signal_seconds - SAVE_SECONDS)
-    work = pack.packs(trunks, places[0].members, len(places))
-    training = slots.run_slots(work, places, launch.threads_per_slot, stop_seconds)
+    training = slots.run_slots(
+        slots.work(trunks, places), places, launch.threads_per_slot, stop_seconds
+    )
     with closing(training) as events:
         signals.raising = True
         if signals.heard:

@@ -144,11 +144,15 @@ def stages(hands: list[Hand], members: int) -> list[list[Leg]]:
     return [_together(legs) for legs in found]
 
 
+def again(legs: list[Leg]) -> list[Leg]:
+    """The legs of a stage, to be tried once more."""
+    return _together([Leg(leg.hand, leg.run, leg.marks, leg.alone) for leg in legs])
+
+
 def halves(legs: list[Leg]) -> list[list[Leg]]:
     """The legs of a stage as those of two, to be tried again; one leg as itself."""
-    again = [Leg(leg.hand, leg.run, leg.marks, leg.alone) for leg in legs]
     half = len(legs) // 2
-    return [_together(part) for part in (again[:half], again[half:]) if part]
+    return [again(part) for part in (legs[:half], legs[half:]) if part]
 
 
 def _together(legs: list[Leg]) -> list[Leg]:

@@ -8,8 +8,8 @@ from pathlib import Path
 class Place:
     """The sweep's folder, that of the token shards, the device, and how often to save.
 
-    `members` models of one shape are trained side by side; None: as many as the GPU's memory holds,
-    which so many `workers` share.
+    `members` models of one shape are trained side by side; None: as many as the GPU's memory holds.
+    So many packs of them, its `lanes`, are in training at once.
     """
 
     sweep: Path
@@ -17,4 +17,4 @@ class Place:
     device: str
     checkpoint_seconds: float
     members: int | None = 1
-    workers: int = 1
+    lanes: int = 1

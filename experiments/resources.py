@@ -156,9 +156,10 @@ class LaunchSection(Frozen):
     """Where runs execute; nothing here changes a result, so it may change between calls.
 
     `slots` are models in training at once on one machine (or in one Slurm job), each with
-    `threads_per_slot` CPU threads, or a GPU. A slot trains `members` models of one shape side by
-    side: auto is one on a CPU, and on a GPU as many as its memory holds. `ranks` processes train
-    one model together, by `strategy`: copies of it (ddp) or shards of it (fsdp).
+    `threads_per_slot` CPU threads, or a GPU; more slots than GPUs share them, each a CUDA stream. A
+    slot trains `members` models of one shape side by side: auto is one on a CPU, and on a GPU as
+    many as its memory holds. `ranks` processes train one model together, by `strategy`: copies of
+    it (ddp) or shards of it (fsdp).
     `price_per_device_hour` is for `plan`.
     """
 

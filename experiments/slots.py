@@ -1,6 +1,7 @@
-"""Slots: a worker process each, that imports torch once and trains one pack after another.
+"""Slots: packs in training at once, by worker processes that import torch once.
 
-A pack is one trunk, or some of one shape to be trained side by side.
+A pack is one trunk, or some of one shape to be trained side by side. On a CPU every slot is a
+process; the slots of a GPU are lanes of one process, since processes would have it in turns only.
 
 The parent needs no torch. Signals that end a sweep or a job are for it: it hears them and closes
 every worker's pipe, upon which the worker saves and ends. So does a worker whose parent is gone.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from experiments import store
 from experiments.event import Event
-from experiments.pack import Pack
+from experiments.pack import Pack, packs
 from experiments.place import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
@@ -27,75 +28,96 @@ STOP_SECONDS = 300.0  # a worker saves its checkpoint after the step or evaluati
 PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Slurm sends them to the whole job
 
 
-def places(sweep: Path, cache: Path, launch: LaunchSection, gpus: int, cores: int) -> list[Place]:
-    """One place per slot of a machine or job: every GPU once, or the CPU without any."""
-    kinds = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
+def places(
+    sweep: Path,
+    cache: Path,
+    launch: LaunchSection,
+    gpus: int,
+    cores: int,
+    at_most: int | None = None,
+) -> list[Place]:
+    """The places of a machine's or a job's slots: every GPU once, or without any the CPU often.
+
+    `at_most` limits the slots.
+    """
     count = launch.slot_count(gpus, cores)
+    count = min(count, at_most or count)
+    kinds = [f"cuda:{i}" for i in range(min(gpus, count))] or ["cpu"] * count
     return [
         Place(
             sweep=sweep,
             cache=cache,
-            device=kinds[i % len(kinds)],
+            device=device,
             checkpoint_seconds=launch.checkpoint_seconds,
             members=launch.members_on(gpus),
-            workers=-(-count // len(kinds)),
+            lanes=len(range(i, count, len(kinds))),
         )
-        for i in range(count)
+        for i, device in enumerate(kinds)
     ]
 
 
+def work(trunks: list[TrunkSpec], places: list[Place]) -> list[Pack]:
+    """Packs of `trunks`, one at least for every slot of `places` where there are enough."""
+    return packs(trunks, places[0].members, sum(place.lanes for place in places))
+
+
 def run_slots(
-    packs: list[Pack],
+    work: list[Pack],
     places: list[Place],
     threads: int,
     stop_seconds: float = STOP_SECONDS,
 ) -> Generator[Event]:
-    """Train `packs` in their order, one at a time in each of `places`; yields the events of all.
+    """Train the packs `work` in their order, one at a time in each lane of `places`.
 
-    Closing the generator stops every worker after it has saved a checkpoint; one that has not done
-    so within `stop_seconds` is killed, and its last checkpoint has to do.
+    Yields the events of all. Closing the generator stops every worker after it has saved a
+    checkpoint; one that has not within `stop_seconds` is killed, and its last one has to do.
     """
-    waiting = list(packs)
+    waiting = list(work)
     workers: dict[Connection, tuple[SpawnProcess, Place]] = {}
-    busy: dict[Connection, Pack] = {}
+    busy: dict[Connection, list[Pack]] = {}
 
     def hire(place: Place) -> None:
         connection, process = _start(place, threads)
         workers[connection] = (process, place)
-        give(connection)
+        busy[connection] = []
+        for _ in range(place.lanes):
+            give(connection)
 
     def give(connection: Connection) -> None:
         with suppress(OSError):  # a worker that has died tells so when it is next listened to
             if waiting:
-                busy[connection] = waiting.pop(0)
-                connection.send(busy[connection])
+                busy[connection].append(waiting.pop(0))
+                connection.send(busy[connection][-1])
             else:
                 connection.send(None)
 
     try:
-        for place in places[: len(packs)]:
-            hire(place)
+        for place in places:
+            if waiting:
+                hire(place)
         while busy:
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 try:
-                    event = connection.recv()
+                    told = connection.recv()
                 except (EOFError, OSError):
                     # Killed from outside, by the kernel for want of memory or by a person.
                     process, place = workers.pop(connection)
-                    pack = busy.pop(connection)
+                    begun = busy.pop(connection)
                     process.join()
-                    for trunk in pack:
+                    for trunk in (trunk for pack in begun for trunk in pack):
                         if store.missing(place.sweep, trunk):
                             yield _dead(place.sweep, trunk, process.exitcode or 0)
                     if waiting:
                         hire(place)
                     continue
-                if event is None:
+                if isinstance(told, Event):
+                    yield told
+                    continue
+                busy[connection].remove(told)
+                give(connection)
+                if not busy[connection]:
                     del busy[connection]
-                    give(connection)
-                else:
-                    yield event
     finally:
         for connection in workers:
             connection.close()
@@ -133,17 +155,15 @@ def _parents_signals() -> Iterator[None]:
 
 
 def _work(connection: Connection, place: Place, threads: int) -> None:
-    """A worker's life: take a pack, report its events, then None; until there is no pack."""
-    from experiments.trunk import run_trunks
+    """A worker's life: take packs, report their events, then each pack; until there is none."""
+    from experiments.lanes import run_lanes
     from minigpt.process import settle
 
     settle(threads)
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        while (pack := connection.recv()) is not None:
-            with closing(run_trunks(pack, place)) as events:
-                for event in events:
-                    connection.send(event)
-            connection.send(None)
+    told = run_lanes(iter(connection.recv, None), place)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError), closing(told):
+        for each in told:  # until the parent is gone
+            connection.send(each)
 
 
 def _dead(sweep: Path, trunk: TrunkSpec, code: int) -> Event:

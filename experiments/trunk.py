@@ -3,9 +3,10 @@
 Of several ranks the first writes, and every one says what fails.
 """
 
+import functools
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import torch
 
 from experiments import capacity, pack, store
 from experiments.event import Event
-from experiments.leg import Hand, Leg, halves, stages
+from experiments.leg import Hand, Leg, again, halves, stages
 from experiments.place import Place
 from experiments.record import Record
 from experiments.spec import TrunkSpec
 from minigpt import data
+from minigpt.config import DataConfig
 from minigpt.event import Event as Told
 from minigpt.event import Progress
 from minigpt.group import SINGLE, Group, OtherRankError
@@ -25,7 +27,9 @@ from minigpt.loop import REPORT_STEPS, train_all
 from minigpt.state import Job
 
 LOCK_SECONDS = 30.0  # a killed sweep's workers notice within moments; then their trunks are free
-COMPILED_FLOP = 1e17  # some ten minutes of a large GPU: what a minute of compilation is worth to
+# Above either a trunk is compiled on a GPU: that takes some ten seconds, and more than halves what
+# a step takes (docs/benchmarks.md).
+COMPILED_STEPS, COMPILED_FLOP = 10_000, 3e15
 # RuntimeError is how torch reports out-of-memory and bad kernels.
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
 
@@ -34,6 +38,19 @@ def run_trunks(
     trunks: Sequence[TrunkSpec], place: Place, group: Group = SINGLE, heard: Sequence[int] = ()
 ) -> Generator[Event]:
     """Train the runs of `trunks`, alike in shape, that have no result yet, yielding events.
+
+    See `in_turns`, which this is without its pauses.
+    """
+    with closing(in_turns(trunks, place, group, heard)) as events:
+        for event in events:
+            if event is not None:
+                yield event
+
+
+def in_turns(
+    trunks: Sequence[TrunkSpec], place: Place, group: Group = SINGLE, heard: Sequence[int] = ()
+) -> Generator[Event | None]:
+    """Train `trunks`, yielding None as well, after every step: a moment to see to something else.
 
     Closing the generator saves checkpoints and records `stopped`. Several ranks cannot be closed
     alike: they stop, raising KeyboardInterrupt, once one of them has `heard` a signal; so does a
@@ -84,12 +101,12 @@ def _take(
         device=place.device,
         checkpoint_seconds=place.checkpoint_seconds,
         group=group,
-        compiled=place.device.startswith("cuda") and trunk.cost(done) > COMPILED_FLOP,
+        compiled=place.device.startswith("cuda") and _long(trunk, done),
     )
     return Hand(job, record, [run for run in trunk.runs if run.run_id not in done])
 
 
-def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[Event]:
+def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[Event | None]:
     """Stage after stage; one that fails is tried again in halves, down to the trunk at fault.
 
     One model for which memory does not suffice is tried again in more passes a step.
@@ -97,7 +114,8 @@ def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[E
     members = pack.beside(hands[0].job.model, place.members) if hands else 1
     if members is None and any(len(hand.missing) for hand in hands):
         job = hands[0].job
-        members, told = capacity.members(job, place.workers, sum(len(h.missing) for h in hands))
+        job = replace(job, compiled=False)
+        members, told = capacity.members(job, place.lanes, sum(len(h.missing) for h in hands))
         for hand in hands:
             hand.record.log(told)
         yield Event(kind="overview", reason=told)
@@ -118,6 +136,10 @@ def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[E
         try:
             yield from _stage(ready, heard)
         except FAILURES as error:
+            hands_ready = [leg.hand for leg in ready]
+            if _uncompiled(hands_ready, error):
+                waiting = [again(ready), *waiting]
+                continue
             if len(ready) == 1 and not _in_more_passes(ready[0].hand, error):
                 ready[0].hand.failed = True  # before it is told: whoever hears it may close this
                 yield _failed(ready[0].hand.record, error)
@@ -130,7 +152,7 @@ def _train(hands: list[Hand], place: Place, heard: Sequence[int]) -> Generator[E
             hand.record.close("done")
 
 
-def _stage(legs: list[Leg], heard: Sequence[int]) -> Generator[Event]:
+def _stage(legs: list[Leg], heard: Sequence[int]) -> Generator[Event | None]:
     group, device = legs[0].hand.job.group, legs[0].hand.job.device
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
@@ -140,6 +162,8 @@ def _stage(legs: list[Leg], heard: Sequence[int]) -> Generator[Event]:
             yield from legs[index].hear(event)
             if _may_stop(event, group) and group.any(bool(heard)):
                 raise KeyboardInterrupt
+            if isinstance(event, Progress):
+                yield None
     except (GeneratorExit, KeyboardInterrupt):
         try:
             events.close()  # saves
@@ -164,6 +188,21 @@ def _in_more_passes(hand: Hand, error: Exception) -> bool:
     return False
 
 
+def _long(trunk: TrunkSpec, done: Collection[str]) -> bool:
+    return trunk.steps(done) > COMPILED_STEPS or trunk.cost(done) > COMPILED_FLOP
+
+
+def _uncompiled(hands: list[Hand], error: Exception) -> bool:
+    """Whether it was the compiler that failed, for want of one mostly; if so it is left alone."""
+    compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+    if not compiler or not hands[0].job.compiled:
+        return False
+    for hand in hands:
+        hand.job = replace(hand.job, compiled=False)
+        hand.record.log(f"could not be compiled: {str(error).strip().splitlines()[0]}")
+    return True
+
+
 def _failed(record: Record, error: Exception) -> Event:
     if isinstance(error, OtherRankError):  # that one records its reason itself
         return Event(kind="failed", trunk_id=record.trunk.trunk_id, reason=str(error))
@@ -185,20 +224,23 @@ def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
     """The trunk's token shards; rank 0 makes them if they are not there yet."""
 
     def prepare() -> data.Corpus:
-        return data.prepare(trunk.data, place.cache, leave_out=place.cache.parent)
+        return _prepared(trunk.data, place.cache, trunk.data_sha256, trunk.val_sha256)  # type: ignore[arg-type]
 
     with group.together():
         corpus = prepare() if group.rank == 0 else None
     with group.together():
-        corpus = corpus or prepare()
-        if (corpus.info.data_sha256, corpus.info.val_sha256) != (
-            trunk.data_sha256,
-            trunk.val_sha256,
-        ):
-            raise data.DataError(
-                f"the text of source '{trunk.data.source}' has changed since this sweep was "
-                "planned; start a new sweep with name=NEW"
-            )
+        return corpus or prepare()
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(config: DataConfig, cache: Path, data_sha256: str, val_sha256: str) -> data.Corpus:
+    """The corpus of these hashes, one for all trunks of a process, so that a GPU holds it once."""
+    corpus = data.prepare(config, cache, leave_out=cache.parent)
+    if (corpus.info.data_sha256, corpus.info.val_sha256) != (data_sha256, val_sha256):
+        raise data.DataError(
+            f"the text of source '{config.source}' has changed since this sweep was planned; "
+            "start a new sweep with name=NEW"
+        )
     return corpus
 
 

@@ -54,9 +54,9 @@ class CorpusInfo:
     null_rows: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
-    """Token shards of one corpus: `train` and `val`, memory-mapped uint16.
+    """Token shards of one corpus: `train` and `val`, memory-mapped uint16; equal to itself alone.
 
     `tokenizer` is what made them of text; None where nobody knows.
     """

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from minigpt.layers import Linear, autocast_to
 
 IGNORED = -100  # a target that does not enter the loss
-LOGITS_BYTES = 2**28  # of a model, in float32: above it they are never all in memory
+# Of a model, in float32: above it they are never all in memory.
+LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**30}  # each part adds up the head's whole gradient anew
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -28,7 +29,8 @@ def next_token_loss(x: Tensor, head: Linear, targets: Tensor) -> Tensor:
     none is IGNORED.
     """
     models = None if head.weight.ndim == 2 else len(head.weight)
-    if 4 * targets.numel() * head.weight.shape[-2] > LOGITS_BYTES * (models or 1):
+    own = targets if models is None else targets[0]
+    if 4 * own.numel() * head.weight.shape[-2] > LOGITS_BYTES[x.device.type]:
         losses_M = _in_chunks(x, head, targets, models)
         return losses_M if models else losses_M[0]
     logits = head(x)
@@ -58,7 +60,7 @@ class _Chunked(torch.autograd.Function):
         ctx: Any, x_MND: Tensor, weight_MVD: Tensor, bias_MV: Tensor | None, targets_MN: Tensor
     ) -> Tensor:
         N, V = targets_MN.shape[1], weight_MVD.shape[1]
-        chunk = max(1, LOGITS_BYTES // (4 * V))
+        chunk = max(1, LOGITS_BYTES[x_MND.device.type] // (4 * V))
         count_M = (targets_MN != IGNORED).sum(dim=1)
         losses_M = x_MND.new_zeros(len(x_MND), dtype=_sum_dtype(x_MND))
         own_MND = torch.empty_like(x_MND)
@@ -82,7 +84,7 @@ class _Chunked(torch.autograd.Function):
             if own_MV is not None:
                 own_MV += slope_MnV.sum(dim=1)
             slope_MnV = slope_MnV.to(x_MND.dtype)
-            torch.bmm(slope_MnV, weight_MVD, out=own_MND[:, here])
+            own_MND[:, here] = torch.bmm(slope_MnV, weight_MVD)
             own_MVD += torch.bmm(slope_MnV.mT, x_MnD)
         ctx.save_for_backward(own_MND, own_MVD.to(weight_MVD.dtype), own_MV)
         return losses_M

@@ -87,10 +87,13 @@ class MiniGPT(nn.Module):
         x_BTD = self.dropout(x_BTD)
         for block, past in zip(self.blocks, pasts, strict=True):
             x_BTD = block(x_BTD, rotation, past)
-        x_BTD = self.final_norm(x_BTD)
         if targets_BT is None:
-            return self.head(x_BTD)
-        return next_token_loss(x_BTD, self.head, targets_BT)
+            return self.head(self.final_norm(x_BTD))
+        return self.loss(x_BTD, targets_BT)
+
+    def loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """The loss of what the blocks made of a text (see `minigpt.loss`)."""
+        return next_token_loss(self.final_norm(x_BTD), self.head, targets_BT)
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ and its own NaN.
 Shapes: M members, B batch, T sequence, P parameters of a model, G groups of them.
 """
 
+import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim.adam import adam
 
-from minigpt import data, optim
+from minigpt import data, optim, regions
 from minigpt.config import TrainConfig
 from minigpt.state import Job, State
 
@@ -43,13 +44,15 @@ class Stack:
                 "model drops alone; train models with dropout one by one"
             )
         self.train, self.model = jobs[0].train, states[0].model
+        self.compiled = jobs[0].compiled
+        if self.compiled:
+            self.model = regions.compiled(self.model)
         self.device = torch.device(jobs[0].device)
-        self.shard = resident(jobs[0].corpus.train, self.device)
+        self.shard = _training_shard(jobs[0].corpus, self.device)
         self.weights = _Weights(states, self.device)
         self.feed = _Feed(jobs, states, self.device)
         self.offsets_T = torch.arange(self.model.config.seq_len + 1, device=self.device)
         self.passes = jobs[0].passes
-        self.losses = torch.compile(self._losses) if jobs[0].compiled else self._losses
         self.graph: torch.cuda.CUDAGraph | None = None
         self.losses_M = torch.empty(0)
 
@@ -72,9 +75,11 @@ class Stack:
         total_M = gradient_MP = None
         for part_MBT in parts:
             own = self.weights.of_models(half)
+            if self.compiled and M > 1:
+                regions.open_ended(own)
             with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
                 inputs, targets = part_MBT[..., :-1], part_MBT[..., 1:].contiguous()
-                losses_M = self.losses(own, inputs, targets).view(M)
+                losses_M = functional_call(self.model, own, (inputs, targets)).view(M)
             if len(parts) > 1:
                 losses_M = losses_M * (part_MBT.shape[-2] / chunk_MBT.shape[-2])
             (own_MP,) = torch.autograd.grad(losses_M.sum(), [self.weights.values_MP])
@@ -85,9 +90,6 @@ class Stack:
         assert gradient_MP is not None
         self.weights.update(gradient_MP, self.feed.rates_MG, self.train)
         return total_M
-
-    def _losses(self, own: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> Tensor:
-        return functional_call(self.model, own, (tokens, targets))
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """One step as a CUDA graph; what the steps before the recording change is put back."""
@@ -127,7 +129,8 @@ class _Weights:
             torch.zeros(shape, device=device) for _ in range(3)
         )
         # torch's optimizers count the steps of each parameter: so do the members' states.
-        self.steps_MK = torch.zeros(len(states), len(self.sizes), device=device)
+        counts = (len(states), len(self.sizes))
+        self.steps_MK = torch.zeros(counts, dtype=torch.float32, device=device)  # of any values
         for i, state in enumerate(states):
             self._adopt(i, state)
         self.values_MP.requires_grad_()
@@ -247,6 +250,12 @@ class _Feed:
             ).reshape(AHEAD, B)
             first, self.ahead[i] = step, (step, windows_AB)
         return windows_AB[step - first]
+
+
+@functools.lru_cache(maxsize=2)
+def _training_shard(corpus: data.Corpus, device: torch.device) -> Tensor:
+    """Copied once for all stacks of a process that train on it."""
+    return resident(corpus.train, device)
 
 
 def resident(shard: np.ndarray, device: torch.device) -> Tensor:

@@ -11,14 +11,14 @@ ORDER = {
         "syntax scopes prose relations clusters "
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
-        "state evaluate event step stack member loop weights decode beam generate "
+        "state evaluate event step regions stack member loop weights decode beam generate "
         "heads copying ablate probe structure "
         "lines toy recipe flags watch sample train"
     ),
     "experiments": (
         "rules axes resources config spec grid plan event provenance schema rows store manifest "
         "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
-        "peaks record leg capacity trunk run follow torchrun slots launch job submit speed "
+        "peaks record leg capacity trunk run follow torchrun lanes slots launch job submit speed "
         "progress execute manage sweep samples circuits opcount reference trial worker contest "
         "figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),

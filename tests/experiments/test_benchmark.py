@@ -189,5 +189,5 @@ def test_other_ways_than_a_sweep(micro: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(gpusuite, "STEPS", 5)
     monkeypatch.setattr(gpusuite, "AT_ONCE", (2,))
     found = gpusuite.gpu_sweep_suite(micro, "cpu", lambda text: None)  # but for the device
-    assert [row.ratio_to_reference is not None for row in found.rows] == [True] * 3
+    assert [row.ratio_to_reference is not None for row in found.rows] == [True] * 4
     assert found.rows[0].ratio_to_reference == 1

@@ -12,10 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
-from experiments import capacity, pack
+from experiments import capacity, pack, trunk
 from experiments.spec import TrunkSpec
 from minigpt.stack import Stack
+from minigpt.state import Job
 from minigpt.step import Single
 
 Sweep = Callable[..., tuple[int, str, str]]
@@ -241,6 +243,28 @@ def test_one_model_too_large_for_memory_takes_more_passes(
     code, _, err = sweep("run", micro, SELDOM, "name=small")
     assert code == 1
     assert "no memory for two sequences" in err
+
+
+# A machine without a compiler
+
+
+def test_what_cannot_be_compiled_is_trained_as_it_is(
+    sweep: Sweep, micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: object) -> None:
+        raise InductorError(RuntimeError("Failed to find C compiler"), None)
+
+    monkeypatch.setattr(trunk, "Job", lambda **values: Job(**{**values, "compiled": True}))
+    monkeypatch.setattr("minigpt.regions.compiled", broken)
+    words = (SEEDS, ONE_SIZE, SELDOM)
+    code, _, err = sweep("run", micro, *words, "launch.members=8", "name=beside")
+    assert code == 0, err
+    monkeypatch.undo()
+    assert sweep("run", micro, *words, "name=alone")[0] == 0
+    runs = micro.parent / "runs"
+    assert_alike(results(runs, "beside"), results(runs, "alone"))
+    logs = [path.read_text() for path in runs.glob("beside/trunks/*/log.txt")]
+    assert all("could not be compiled: " in log for log in logs)
 
 
 # What the plan says

@@ -18,6 +18,7 @@ from minigpt.state import Job, fresh
 from minigpt.step import Single
 
 SEQ_LEN, BATCH = 16, 64
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SCHEDULE = ScheduleConfig(warmup_tokens=5 * BATCH)
 
 
@@ -40,9 +41,14 @@ def training(seed: int = 0, rate: float = 0.01, **changes) -> TrainConfig:
     return TrainConfig.model_validate(values | changes)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def device(request):
+    return request.param
+
+
 @pytest.fixture
-def fresh_job(tmp_path, corpus, text_config):
-    """Jobs in new folders."""
+def fresh_job(tmp_path, corpus, text_config, device):
+    """Jobs in new folders on `device`; what a model alone does, it does on the CPU."""
     made = []
 
     def make(config: TrainConfig, preset: str = "gpt", **changes) -> Job:
@@ -55,10 +61,15 @@ def fresh_job(tmp_path, corpus, text_config):
             train=config,
             corpus=corpus,
             folder=folder,
+            device=device,
             checkpoint_seconds=1e9,
         )
 
     return make
+
+
+def on_cpu(job: Job) -> Job:
+    return replace(job, device="cpu")
 
 
 def losses(engine: Single | Stack, states, steps: int, factors) -> np.ndarray:
@@ -84,12 +95,12 @@ def test_steps_equal_those_of_each_model_alone(float64, fresh_job, positions, me
     states = [fresh(job) for job in jobs]
     together = losses(Stack(jobs, states), states, 12, factors)
     for i, job in enumerate(jobs):
-        state = fresh(job)
-        alone = losses(Single(job, state), [state], 12, factors[i : i + 1])
+        state = fresh(on_cpu(job))
+        alone = losses(Single(on_cpu(job), state), [state], 12, factors[i : i + 1])
         np.testing.assert_allclose(together[:, i], alone[:, 0], rtol=1e-10)
         for name, value in state.model.state_dict().items():
             torch.testing.assert_close(
-                states[i].model.state_dict()[name], value, rtol=1e-8, atol=1e-10
+                states[i].model.state_dict()[name].cpu(), value, rtol=1e-8, atol=1e-10
             )
 
 
@@ -98,19 +109,21 @@ def test_without_clip_and_without_decay(float64, fresh_job, changes):
     jobs = [fresh_job(training(seed=i, **changes)) for i in range(3)]
     states = [fresh(job) for job in jobs]
     together = losses(Stack(jobs, states), states, 8, [lambda _: 1.0] * 3)
-    state = fresh(jobs[2])
-    alone = losses(Single(jobs[2], state), [state], 8, [lambda _: 1.0])
+    state = fresh(on_cpu(jobs[2]))
+    alone = losses(Single(on_cpu(jobs[2]), state), [state], 8, [lambda _: 1.0])
     np.testing.assert_allclose(together[:, 2], alone[:, 0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_bfloat16_differs_from_a_model_alone_by_its_rounding(fresh_job, members):
+def test_bfloat16_differs_from_a_model_alone_by_its_rounding(fresh_job, device, members):
+    """Two kinds of device add in other orders."""
     jobs = [fresh_job(training(seed=i, dtype="bfloat16")) for i in range(members)]
     states = [fresh(job) for job in jobs]
     together = losses(Stack(jobs, states), states, 40, [lambda _: 1.0] * members)
-    state = fresh(jobs[0])
-    alone = losses(Single(jobs[0], state), [state], 40, [lambda _: 1.0])
-    np.testing.assert_allclose(together[:, 0], alone[:, 0], rtol=2e-3)
+    state = fresh(on_cpu(jobs[0]))
+    alone = losses(Single(on_cpu(jobs[0]), state), [state], 40, [lambda _: 1.0])
+    rtol = 2e-3 if device == "cpu" else 1e-2
+    np.testing.assert_allclose(together[:, 0], alone[:, 0], rtol=rtol)
     assert together[-1, 0] < 0.8 * together[0, 0]
 
 
@@ -124,8 +137,8 @@ def test_a_batch_in_several_passes_is_the_same_batch(float64, fresh_job, members
     for each in (jobs, split):
         states = [fresh(job) for job in each]
         found.append(losses(Stack(each, states), states, 10, [lambda _: 1.0] * members))
-    state = fresh(split[0])
-    found.append(losses(Single(split[0], state), [state], 10, [lambda _: 1.0]))
+    state = fresh(on_cpu(split[0]))
+    found.append(losses(Single(on_cpu(split[0]), state), [state], 10, [lambda _: 1.0]))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
     np.testing.assert_allclose(found[2][:, 0], found[0][:, 0], rtol=1e-10)
 
@@ -155,9 +168,9 @@ def test_batches_are_those_of_the_data(fresh_job):
         stack.feed.next([1.0])
         inputs, targets = data.batch(job.corpus, seed=3, step=step, batch_size=B, seq_len=SEQ_LEN)
         starts = (stack.feed.windows_MB[0] * SEQ_LEN)[:, None]
-        chunk = tokens_at(stack.shard, starts + torch.arange(SEQ_LEN + 1))
-        assert np.array_equal(chunk[:, :-1].numpy(), inputs)
-        assert np.array_equal(chunk[:, 1:].numpy(), targets)
+        chunk = tokens_at(stack.shard, starts + stack.offsets_T)
+        assert np.array_equal(chunk[:, :-1].cpu().numpy(), inputs)
+        assert np.array_equal(chunk[:, 1:].cpu().numpy(), targets)
 
 
 def test_token_ids_use_all_sixteen_bits():
@@ -186,7 +199,7 @@ def run_all(members: list[Member]) -> tuple[dict[int, Result], dict[int, list[Ev
 
 
 def alone(job: Job, at: Horizon) -> tuple[Result, list[Evaluation]]:
-    events = list(train(job, at, job.folder / f"{at.stop}.pt"))
+    events = list(train(on_cpu(job), at, job.folder / f"{at.stop}.pt"))
     assert isinstance(events[-1], Result)
     return events[-1], [e for e in events if isinstance(e, Evaluation)]
 
@@ -248,7 +261,7 @@ def test_a_checkpoint_does_not_know_how_it_was_trained(float64, fresh_job, first
             events.close()
         else:
             for job in jobs:
-                for event in (events := train(job, at, job.folder / "60.pt")):
+                for event in (events := train(on_cpu(job), at, job.folder / "60.pt")):
                     if isinstance(event, Progress) and event.step == closed:
                         break
                 events.close()
@@ -294,6 +307,6 @@ def test_a_member_without_a_number_left_leaves_the_others_alone(fresh_job):
     together = losses(Stack(jobs, states), states, 10, [lambda _: 1.0] * 3)
     assert np.isnan(together[:, 1]).all()
     for i in (0, 2):
-        state = fresh(jobs[i])
-        expected = losses(Single(jobs[i], state), [state], 10, [lambda _: 1.0])
+        state = fresh(on_cpu(jobs[i]))
+        expected = losses(Single(on_cpu(jobs[i]), state), [state], 10, [lambda _: 1.0])
         np.testing.assert_allclose(together[:, i], expected[:, 0], rtol=1e-5)
