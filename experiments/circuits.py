@@ -36,7 +36,7 @@ LENGTH, LEAST_LENGTH = 50, 8  # tokens of s; where the context is too short, dow
 COMMON = (
     0.999  # share of held-out text that the tokens of s make up: of others a model knows little
 )
-TEXT_TOKENS = 65_536  # of held-out text that in-context learning is measured on
+TEXT_TOKENS = 32_768  # of held-out text that in-context learning is measured on
 PROBE_TOKENS = 32_768  # of its documents, that structure is looked for in
 NAMED = 5  # of the files that are missing
 

@@ -19,15 +19,18 @@ Item = TypeVar("Item")
 
 
 def watched(items: Sequence[Item], what: str, console: Console) -> Iterator[Item]:
-    """The items one after the other, `what` they are told with how many are done."""
+    """The items one after the other, `what` they are told with how many are done, and time left."""
     if console.is_terminal:
         yield from track(items, what, console=console, transient=True)
         return
-    told = time.monotonic()
+    began = told = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - told > LINE_SECONDS:
             told = time.monotonic()
-            console.print(f"{done} of {len(items)} {what}")
+            left = int((told - began) / done * (len(items) - done))
+            console.print(
+                f"{done} of {len(items)} {what}, {left // 60}:{left % 60:02d} left", highlight=False
+            )
         yield item
 
 

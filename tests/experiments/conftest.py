@@ -53,12 +53,22 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def micro_in(text: Path) -> Callable[[Path], Path]:
+    """Writes a config file into a folder, whose runs land in the folder's runs."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "micro.toml"
+        path.write_text(MICRO.format(runs=folder / "runs", text=text))
+        return path
+
+    return write
+
+
 @pytest.fixture
-def micro(tmp_path: Path, text: Path) -> Path:
+def micro(tmp_path: Path, micro_in: Callable[[Path], Path]) -> Path:
     """A config file whose runs land in tmp_path/runs."""
-    path = tmp_path / "micro.toml"
-    path.write_text(MICRO.format(runs=tmp_path / "runs", text=text))
-    return path
+    return micro_in(tmp_path)
 
 
 @pytest.fixture

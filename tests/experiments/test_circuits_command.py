@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments import circuits, schema, store
+from experiments.sweep import main
 from minigpt import heads, weights
 from minigpt.data import write_bin
 from minigpt.model import MiniGPT
@@ -35,15 +36,10 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, micro_in: Callable[[Path], Path]) -> Path:
     """The folder of runs of a finished sweep of two sizes and two horizons, two layers each."""
-    from conftest import MICRO
-
-    from experiments.sweep import main
-
     folder = tmp_path_factory.mktemp("circuits")
-    (folder / "micro.toml").write_text(MICRO.format(runs=folder / "runs", text=text))
-    assert main(["run", str(folder / "micro.toml"), TWO_LAYERS, HORIZONS]) == 0
+    assert main(["run", str(micro_in(folder)), TWO_LAYERS, HORIZONS]) == 0
     return folder / "runs"
 
 
