@@ -6,6 +6,7 @@ PY := .venv/bin/python
 
 quickstart: .venv/installed  ## train a ladder of small GPTs, fit the law, write the report
 	$(PY) -m experiments.sweep run configs/quick.toml || [ $$? -eq 1 ]  # 1: a run failed; report it
+	$(PY) -m experiments.circuits runs/quick
 	$(PY) -m experiments.samples runs/quick || [ $$? -eq 1 ]  # 1: some weights are missing
 	$(PY) -m analysis.report runs/quick
 

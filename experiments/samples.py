@@ -26,13 +26,13 @@ from minigpt.checkpoint import CheckpointError
 from minigpt.decode import DecodeError, Sampling
 from minigpt.model import MiniGPT
 from minigpt.tokenizer import Tokenizer
+from minigpt.vocabulary import UNKNOWN
 
 TOKENS = 120
 TEMPERATURE = 0.8
 PROMPTS = 4
 PROMPT_BYTES = 24
 WORDS = re.compile(rb".*\S(?=\s)", re.DOTALL)
-UNKNOWN = b"[UNK]"  # what a document had there, its WordPiece tokens do not tell
 NAMED = 5  # of the runs without weights
 
 Found = tuple[TrunkSpec, RunSpec]
@@ -124,7 +124,8 @@ def beginnings(val: np.ndarray, tokenizer: Tokenizer, at_most: int) -> list[byte
         whole = WORDS.match(text[: at_most + 1])
         # Without a blank: as many whole characters as there is room for.
         head = whole[0] if whole else text[:at_most].decode(errors="ignore").encode()
-        if head and UNKNOWN not in head:
+        # What a document had in the place of an unknown word, its WordPiece tokens do not tell.
+        if head and UNKNOWN.encode() not in head:
             found[head] = None
         if len(found) == PROMPTS:
             break

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import samples
+from analysis import circuits, circuittables, samples
 from analysis.load import REQUIRED, load
 from analysis.read import (
+    CIRCUIT_COLUMNS,
+    CIRCUITS_SCHEMA,
     CURVE_COLUMNS,
     CURVES_SCHEMA,
     RESULTS_SCHEMA,
@@ -39,8 +41,9 @@ ROW = {
         (schema.RESULTS, REQUIRED),
         (schema.CURVES, CURVE_COLUMNS),
         (schema.SAMPLES, SAMPLE_COLUMNS),
+        (schema.CIRCUITS, CIRCUIT_COLUMNS),
     ],
-    ids=["results", "curves", "samples"],
+    ids=["results", "curves", "samples", "circuits"],
 )
 def test_every_needed_column_is_written_in_the_needed_unit(
     written: pa.Schema, needed: Mapping[str, str]
@@ -56,6 +59,7 @@ def test_the_schemas_have_the_same_names() -> None:
     assert schema.RESULTS_SCHEMA == RESULTS_SCHEMA
     assert schema.CURVES_SCHEMA == CURVES_SCHEMA
     assert schema.SAMPLES_SCHEMA == SAMPLES_SCHEMA
+    assert schema.CIRCUITS_SCHEMA == CIRCUITS_SCHEMA
 
 
 def test_a_file_with_the_writers_schema_is_read(tmp_path: Path) -> None:
@@ -96,3 +100,26 @@ def test_samples_with_the_writers_schema_are_read(tmp_path: Path) -> None:
     cell = prompt.rows[0][1][0]
     assert cell is not None
     assert (prompt.text, prompt.rows[0][0], cell.D, cell.text) == ("a", "N = 9k", "D = 10k", "b")
+
+
+def test_circuits_with_the_writers_schema_are_read(tmp_path: Path) -> None:
+    model = {"n_total": 9_000, "n_layers": 2, "seed": 1, "layer": 1, "head": 0, "null_value": 0.01}
+    structure = {"low": 0.5, "high": 0.7, "baseline": 0.2}
+    rows = []
+    for run, tokens, value in (("a", 10_000, 0.2), ("b", 20_000, 0.6), (None, 0, 0.01)):
+        own = {**model, "run_id": run, "trunk_id": run and "t", "tokens": tokens, "value": value}
+        rows.append({**own, "metric": "induction"})
+        rows.append({**own, "metric": "structure_bracket", **structure})
+        rows.append({**own, "metric": "icl", "layer": None, "head": None})
+        rows.append({**own, "metric": "copying", "value": None})
+    store.write_parquet(tmp_path / "circuits.parquet", rows, schema.CIRCUITS)
+    read = circuits.read(tmp_path)
+    assert read is not None
+    runs = pd.DataFrame({"run_id": ["a", "b"], "status": "ok", "arm": "main"})
+    found = circuits.select(read, runs)
+    (onset,) = circuits.onsets(found)
+    assert circuittables.onset(onset) == "10k to 20k"
+    assert [r.emerges for r in circuits.relations(found)[2]] == [True]
+    assert circuits.best(found.trained, "icl")["value"].tolist() == [0.2, 0.6]
+    assert circuits.best(found.trained, "copying").empty
+    assert circuits.ablations(found) == []

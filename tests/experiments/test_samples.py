@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import samples, schema, store
 from experiments.sweep import main as sweep_main
-from minigpt import data, generate
+from minigpt import data, generate, vocabulary
 from minigpt.shards import write_bin
 from minigpt.tokenizer import BYTES
 
@@ -224,6 +224,21 @@ def test_beginnings_of_any_documents(documents: list[bytes], at_most: int) -> No
         assert 0 < len(prompt) <= at_most
         assert prompt.decode().strip()  # whole characters, not all of them blank
         assert any(d.lstrip().startswith(prompt) for d in documents)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_prompts_of_other_tokenizers_are_text_that_they_know(kind: str, text: Path) -> None:
+    known = [path.read_bytes() for path in sorted(text.iterdir())[:12]]
+    tokenizer = vocabulary.train(kind, 300 if kind == "bpe" else 60, known)  # type: ignore[arg-type]
+    documents = ["\u65e5\u672c and more words".encode(), *known]
+    ids = [[*tokenizer.encode(document), tokenizer.end_of_text] for document in documents]
+    shard = np.concatenate([np.array(each, np.uint16) for each in ids])
+    found = samples.beginnings(shard, tokenizer, 24)
+    assert len(found) == samples.PROMPTS
+    assert all(0 < len(prompt) <= 24 and not tokenizer.unknown(prompt) for prompt in found)
+    strange = kind == "wordpiece"  # the first document begins with what it does not know
+    for prompt, document in zip(found, documents[strange:], strict=False):
+        assert document.startswith(prompt)
 
 
 # What goes wrong

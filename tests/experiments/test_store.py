@@ -26,7 +26,7 @@ def test_locks_exclude_and_end_with_their_holder(tmp_path: Path) -> None:
 
 
 def test_every_column_has_unit_and_doc() -> None:
-    for kind in (schema.RESULTS, schema.CURVES, schema.SAMPLES):
+    for kind in (schema.RESULTS, schema.CURVES, schema.SAMPLES, schema.CIRCUITS):
         for field in kind:
             assert field.metadata is not None
             assert field.metadata[b"doc"], field.name
