@@ -112,7 +112,7 @@ def _counts(found: Circuits) -> Panel:
         counted = [heads.induction_heads(rows) for rows in (found.trained, found.untrained)]
         _lines(axes, *counted)
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         axes.set_title(f"heads with induction > {heads.INDUCTION:g}", loc="left", fontsize=9)
         axes.set_ylabel("number", fontsize=8)
 

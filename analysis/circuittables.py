@@ -82,17 +82,18 @@ def sentences(found: Circuits) -> list[str]:
     N, D, there = circuits.relations(found)
     if there:
         named = {v: ", ".join(r.name for r in there if r.emerges is v) for v in VERDICTS}
+        count = sum(r.emerges is True for r in there)
+        parts = (
+            (": ", named[True]),
+            ("; not: ", named[False]),
+            ("; not decided, for want of an interval or a control: ", named[None]),
+        )
         told.append(
-            f"In the largest model (N = {amount(N)}, D = {amount(D)}) "
-            f"{sum(r.emerges is True for r in there)} of {counted(len(there), 'relation')} of the "
-            "text "
-            + ("emerges" if len(there) == 1 else "emerge")
-            + (f": {named[True]}" if named[True] else "")
-            + (f"; not: {named[False]}" if named[False] else "")
-            + (f"; not decided, for want of an interval or a control: {named[None]}"
-               if named[None] else "")
+            f"In the largest model (N = {amount(N)}, D = {amount(D)}) {count} of "
+            f"{counted(len(there), 'relation')} of the text emerge{'s' if count == 1 else ''}"
+            + "".join(before + names for before, names in parts if names)
             + "."
-        )  # fmt: skip
+        )
     return [*told, *(f"{note[:1].upper()}{note[1:]}." for note in found.notes)]
 
 

@@ -56,9 +56,10 @@ CAPTIONS = {
     "training_curves": "Held-out loss along training. Thin: the shared trunk, still at a high "
     "learning rate, never a point of the fit; thick: cooldowns, whose ends are the rows.",
     "circuits": "Over training tokens, one line per size: mean over seeds, the band their range. "
-    "Hollow, at 0: the untrained model. Null level: what a head scores that attends evenly. Onset: "
-    "between the last horizon without an induction head and the first with one, over all seeds; "
-    "arrows: before the first horizon, or after the last.",
+    "Hollow, at 0: the untrained model. Null level: what a head scores that attends evenly. A "
+    "repeat-loss drop above 0, and an in-context learning score below 0, say that context helps. "
+    "Onset, where there is one: between the last horizon without an induction head and the first "
+    "with one, over all seeds; arrows: before the first horizon, or after the last.",
     "structure": "Share of positions at which the best head of each relation attends most to its "
     "target. Dashed: the best head of one fixed offset, which knows nothing of the text.",
 }

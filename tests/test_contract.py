@@ -110,7 +110,12 @@ def test_circuits_with_the_writers_schema_are_read(tmp_path: Path) -> None:
         own = {**model, "run_id": run, "trunk_id": run and "t", "tokens": tokens, "value": value}
         rows.append({**own, "metric": "induction"})
         rows.append({**own, "metric": "structure_bracket", **structure})
-        rows.append({**own, "metric": "icl", "layer": None, "head": None})
+        whole = {**own, "layer": None, "head": None}
+        rows.append({**whole, "metric": "icl"})
+        if run:
+            rows.append({**whole, "metric": "structure_bracket", **structure})
+            rows.append({**whole, "metric": "over_offset_bracket", "low": 0.1})
+            rows.append({**whole, "metric": "over_untrained_bracket", "low": 0.1})
         rows.append({**own, "metric": "copying", "value": None})
     store.write_parquet(tmp_path / "circuits.parquet", rows, schema.CIRCUITS)
     read = circuits.read(tmp_path)

@@ -152,7 +152,7 @@ def test_a_relation_emerges_above_offset_and_untrained_model_alone(runs):
     assert (bracket.head, bracket.share, bracket.baseline) == ("1.1", 0.6, 0.2)
     assert bracket.untrained == pytest.approx(0.1)
     (sentence,) = circuittables.sentences(heads)
-    assert "1 of 4 relations of the text emerge: matching bracket; not: start of" in sentence
+    assert "1 of 4 relations of the text emerges: matching bracket; not: start of" in sentence
 
 
 @pytest.mark.parametrize("lacks", ["interval", "over_offset", "over_untrained"])

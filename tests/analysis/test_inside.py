@@ -118,7 +118,7 @@ def test_the_section_says_what_emerges_and_what_does_not(folder, runs):
     write_circuits(folder, circuits_frame(runs, heads))
     text = section(page_of(folder), "circuits")
     assert "emerge in 7 of 7 sizes." in text
-    assert "1 of 2 relations of the text emerge: matching bracket; not: parent node." in text
+    assert "1 of 2 relations of the text emerges: matching bracket; not: parent node." in text
     assert "24k 2 3 by 500k 0.70 1" in text
     assert "matching bracket 1.1 0.700 0.680 to 0.720 0.200 0.050 emerges" in text
     assert "parent node 1.1 0.100 0.080 to 0.120 0.200 0.100 does not emerge" in text
