@@ -63,6 +63,16 @@ class SweepConfig(Frozen):
     def _home(cls, runs_dir: str) -> str:
         return str(Path(runs_dir).expanduser())
 
+    @field_validator("data")
+    @classmethod
+    def _vocabulary(cls, data: DataConfig) -> DataConfig:
+        if data.trains_tokenizer and data.vocab_size is not None:
+            raise ValueError(
+                f"vocab_size = {data.vocab_size}: a {data.tokenizer} tokenizer has the ids of its "
+                "model; set vocab_size in [model] or in grid.sizes"
+            )
+        return data
+
     @field_validator("model")
     @classmethod
     def _keys(cls, model: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments import costs, jobs, manifest, pack, slurm, store, submit, tables
 from experiments.config import ConfigError, SweepConfig
+from experiments.corpora import Corpora
 from experiments.event import Event
 from experiments.follow import follow
 from experiments.jobs import Jobs, Todo
@@ -18,12 +19,11 @@ from experiments.plan import warnings
 from experiments.progress import Progress
 from experiments.slurm import SlurmError
 from experiments.spec import TrunkSpec
-from minigpt.data import CorpusInfo
 
 
 def run(
     config: SweepConfig,
-    corpus: CorpusInfo,
+    corpora: Corpora,
     trunks: list[TrunkSpec],
     *,
     retry_failed: bool,
@@ -47,11 +47,11 @@ def run(
             )
         for line in warnings(config, trunks):
             print(f"warning: {line}", file=sys.stderr)
-        print(tables.corpus_lines(config, corpus))
+        print(tables.corpus_lines(config, corpora))
         known = jobs.look(folder)
         todo = jobs.todo(folder, trunks, known, retry_failed)
         _check_executor(folder, known, todo, on_slurm)
-        manifest.write(config, corpus, trunks)
+        manifest.write(config, corpora, trunks)
         in_hand = {trunk.trunk_id for trunk in todo.in_hand}
         for trunk in trunks:
             store.write_spec(folder, trunk, in_training=trunk.trunk_id in in_hand)

@@ -8,10 +8,13 @@ from pydantic import ValidationError
 
 from experiments.axes import Doublings, Run, Scalar
 from experiments.config import ConfigError, SweepConfig
+from experiments.corpora import Corpora
 from experiments.rules import ConstantBatch
 from minigpt.config import ModelConfig
 from minigpt.counts import flops_per_token, parameter_counts
-from minigpt.data import CorpusInfo, vocabulary, windows
+from minigpt.data import CorpusInfo, windows
+from minigpt.tokenizer import TokenizerError
+from minigpt.vocabulary import check_size
 
 LARGEST = 2**62  # tokens; a horizon is a 64-bit integer in every file
 
@@ -37,14 +40,27 @@ class Cell:
     holdout: bool
 
 
-def cells(config: SweepConfig, corpus: CorpusInfo) -> list[Cell]:
+def vocabularies(config: SweepConfig) -> list[int | None]:
+    """The vocabulary sizes that need a tokenizer each, in the order of the grid; else None alone.
+
+    Raises ConfigError for a size that no tokenizer can have, or a model without one.
+    """
+    if not config.data.trains_tokenizer:
+        return [None]
+    sizes = [(size.model, f"grid.sizes[{i}]") for i, size in enumerate(config.grid.sizes)]
+    runs = [(run.model, f"grid.runs[{i}]") for i, run in enumerate(config.grid.runs)]
+    models = [_model(config, None, own, where) for own, where in (*sizes, *runs)]
+    return list(dict.fromkeys(model.vocab_size for model in models))
+
+
+def cells(config: SweepConfig, corpora: Corpora) -> list[Cell]:
     """Every cell of the sweep, its model checked.
 
     Raises ConfigError for a model that cannot be built, a holdout that matches nothing or more
     doublings than D_max has.
     """
-    sizes = list(_of_sizes(config, _doublings(config, corpus)))
-    found = [*sizes, *_of_runs(config, sizes)]
+    sizes = list(_of_sizes(config, corpora, _doublings(config, corpora)))
+    found = [*sizes, *_of_runs(config, corpora, sizes)]
     for match in config.grid.holdout:
         if not any(_matches(match, cell) for cell in found):
             raise ConfigError(
@@ -70,24 +86,24 @@ def training_tokens(corpus: CorpusInfo, seq_len: int) -> int:
     return available
 
 
-def largest_horizon(config: SweepConfig, corpus: CorpusInfo) -> tuple[int, int]:
+def largest_horizon(config: SweepConfig, corpora: Corpora) -> tuple[int, int]:
     """D_max: the largest power of two of tokens within max_epochs, and the tokens of an epoch.
 
     Both are those of the size with the fewest, so that the horizons of all sizes are the same.
     """
     sizes = enumerate(config.grid.sizes)
-    models = [_model(config, size.model, f"grid.sizes[{i}]") for i, size in sizes]
-    epoch = min(training_tokens(corpus, model.seq_len) for model in models)
+    models = [_model(config, corpora.least, s.model, f"grid.sizes[{i}]") for i, s in sizes]
+    epoch = min(training_tokens(corpora.of(model), model.seq_len) for model in models)
     trained = int(min(epoch * config.data.max_epochs, LARGEST))
     return 1 << max(0, trained.bit_length() - 1), epoch
 
 
-def _doublings(config: SweepConfig, corpus: CorpusInfo) -> tuple[int, ...]:
+def _doublings(config: SweepConfig, corpora: Corpora) -> tuple[int, ...]:
     """The horizons of `tokens = { doublings = n }`, shortest first; none of another grid."""
     asked = config.grid.tokens
     if not isinstance(asked, Doublings) or not config.grid.sizes:
         return ()
-    largest, _ = largest_horizon(config, corpus)
+    largest, _ = largest_horizon(config, corpora)
     if asked.doublings > largest.bit_length():
         raise ConfigError(
             f"grid.tokens.doublings = {asked.doublings}: the shortest horizon would be less than a "
@@ -96,13 +112,13 @@ def _doublings(config: SweepConfig, corpus: CorpusInfo) -> tuple[int, ...]:
     return tuple(largest >> i for i in reversed(range(asked.doublings)))
 
 
-def _of_sizes(config: SweepConfig, doublings: tuple[int, ...]) -> Iterator[Cell]:
+def _of_sizes(config: SweepConfig, corpora: Corpora, doublings: tuple[int, ...]) -> Iterator[Cell]:
     grid = config.grid
     count = len(doublings) or None
     listed = doublings if isinstance(grid.tokens, Doublings) else grid.tokens
     for i, size in enumerate(grid.sizes):
         where = f"grid.sizes[{i}]"
-        model = _model(config, size.model, where)
+        model = _model(config, corpora.least, size.model, where)
         n_total = parameter_counts(model).total
         per_param = tuple(round(r * n_total) for r in grid.tokens_per_param)
         horizons = [(tokens, None) for tokens in listed or per_param]
@@ -110,7 +126,8 @@ def _of_sizes(config: SweepConfig, doublings: tuple[int, ...]) -> Iterator[Cell]
         for seed in size.seeds or grid.seeds:
             for multiplier in grid.lr_multipliers:
                 for batch in grid.batch_tokens or (None,):
-                    arm = [f"lr*{multiplier:g}"] if multiplier != 1 else []
+                    arm = corpora.arm(model)
+                    arm += [f"lr*{multiplier:g}"] if multiplier != 1 else []
                     arm += [f"batch={batch}"] if batch not in (None, *grid.batch_tokens[:1]) else []
                     for tokens, flops in horizons:
                         yield Cell(
@@ -123,21 +140,23 @@ def _of_sizes(config: SweepConfig, doublings: tuple[int, ...]) -> Iterator[Cell]
                             lr=None,
                             lr_multiplier=multiplier,
                             batch_tokens=batch,
-                            arm=" ".join(arm) or "main",
+                            arm=_arm(arm),
                             holdout=False,
                         )
 
 
-def _of_runs(config: SweepConfig, sizes: list[Cell]) -> Iterator[Cell]:
+def _of_runs(config: SweepConfig, corpora: Corpora, sizes: list[Cell]) -> Iterator[Cell]:
     """Explicit runs; the second recipe for a model and seed is an arm of its own, not main."""
     grid = config.grid
     usual_batch = grid.batch_tokens[0] if grid.batch_tokens else None
     main: dict[tuple[ModelConfig, int], tuple] = {
-        (cell.model, cell.seed): (None, usual_batch) for cell in sizes if cell.arm == "main"
+        (cell.model, cell.seed): (None, usual_batch)
+        for cell in sizes
+        if cell.arm == _arm(corpora.arm(cell.model))
     }
     for i, run in enumerate(grid.runs):
         where = f"grid.runs[{i}]"
-        model = _model(config, run.model, where)
+        model = _model(config, corpora.least, run.model, where)
         seed = grid.seeds[0] if run.seed is None else run.seed
         lr, batch = recipe = _recipe(config, run, usual_batch)
         arm = [f"lr*{run.lr_multiplier:g}"] if run.lr_multiplier != 1 else []
@@ -156,9 +175,13 @@ def _of_runs(config: SweepConfig, sizes: list[Cell]) -> Iterator[Cell]:
             lr=lr,
             lr_multiplier=run.lr_multiplier,
             batch_tokens=batch,
-            arm=" ".join(arm) or "main",
+            arm=_arm([*corpora.arm(model), *arm]),
             holdout=run.holdout,
         )
+
+
+def _arm(parts: list[str]) -> str:
+    return " ".join(parts) or "main"
 
 
 def _recipe(
@@ -188,13 +211,24 @@ def _matches(match: dict[str, Scalar], cell: Cell) -> bool:
     return all(values[key] == value for key, value in match.items())
 
 
-def _model(config: SweepConfig, own: dict[str, Scalar], where: str) -> ModelConfig:
-    """[model] overlaid with one size's keys, checked; `d_head` stands for d_model / n_heads."""
+def _model(
+    config: SweepConfig, least: int | None, own: dict[str, Scalar], where: str
+) -> ModelConfig:
+    """[model] overlaid with one size's keys, checked; `d_head` stands for d_model / n_heads.
+
+    A model knows `least` tokens or more; where that is None, its vocabulary is a tokenizer's.
+    """
     for table, place in ((own, where), (config.model, "[model]")):
         if {"d_head", "n_heads"} <= table.keys():
             raise ConfigError(f"{place}: d_head and n_heads say the same thing; give one of them")
-    least = vocabulary(config.data)
-    values = {"vocab_size": least, **config.model, **own}
+    values = {**config.model, **own}
+    if least is not None:
+        values = {"vocab_size": least, **values}
+    elif "vocab_size" not in values:
+        raise ConfigError(
+            f"{where}: missing key 'vocab_size' (here or in [model]): data.tokenizer = "
+            f"'{config.data.tokenizer}' is trained to as many ids as its models have"
+        )
     if "d_head" in values and "n_heads" in values:  # the size's own key decides
         values.pop("n_heads" if "d_head" in own else "d_head")
     if "d_head" in values and "d_model" in values:
@@ -218,8 +252,14 @@ def _model(config: SweepConfig, own: dict[str, Scalar], where: str) -> ModelConf
         told = f"{key} = {first['input']!r}: {rule}" if key else rule
         told = f"missing key '{key}' (here or in [model])" if first["type"] == "missing" else told
         raise ConfigError(f"{where}: {told}") from None
-    if model.vocab_size < least:
+    if least is None:
+        try:
+            check_size(config.data.tokenizer, model.vocab_size)
+        except TokenizerError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    elif model.vocab_size < least:
         whose = "data.vocab_size" if config.data.source == "tokens" else "the byte vocabulary"
+        whose = "that of data.tokenizer" if config.data.tokenizer != "bytes" else whose
         raise ConfigError(
             f"{where}: vocab_size = {model.vocab_size} is smaller than {whose}; "
             f"use {least} or leave it out"

@@ -101,6 +101,8 @@ class Leg:
 
     def _ended(self, result: Result) -> Generator[Event]:
         job, values = self.hand.job, asdict(result)
+        if values["evals"] is None:
+            del values["evals"]  # where the config has none, the run says nothing of them
         if values.pop("on_trunk"):
             self.hand.diverged = result
         cuda = job.device.startswith("cuda")

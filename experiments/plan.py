@@ -11,6 +11,7 @@ import math
 
 from experiments import rules
 from experiments.config import ConfigError, SweepConfig
+from experiments.corpora import Corpora, resolved
 from experiments.grid import Cell, cells, training_tokens
 from experiments.rules import ConstantRate, LearningRateRule
 from experiments.spec import RunSpec, TrunkSpec
@@ -25,13 +26,13 @@ FLOPS_SHARE = 0.01  # a curve of equal C is one only if whole steps keep C this 
 WARMUP_SHARE = 0.03  # of the shortest horizon; a longer warm-up fakes a steeper beta
 
 
-def expand(config: SweepConfig, corpus: CorpusInfo) -> list[TrunkSpec]:
+def expand(config: SweepConfig, corpora: Corpora) -> list[TrunkSpec]:
     """All trunks of the sweep, largest cost first.
 
     Raises ConfigError for a grid that cannot be trained on this corpus as it stands.
     """
     groups: dict[str, list[Cell]] = {}
-    for cell in cells(config, corpus):
+    for cell in cells(config, corpora):
         key = [cell.model.model_dump(), cell.seed, cell.lr, cell.lr_multiplier, cell.batch_tokens]
         groups.setdefault(json.dumps(key), []).append(cell)
     trunks: dict[str, TrunkSpec] = {}
@@ -44,7 +45,7 @@ def expand(config: SweepConfig, corpus: CorpusInfo) -> list[TrunkSpec]:
         # With cosine every horizon is a trunk of its own.
         parts = [ordered] if config.schedule.kind == "wsd" else [[cell] for cell in ordered]
         for part in parts:
-            trunk = _trunk(config, corpus, part)
+            trunk = _trunk(config, corpora, part)
             if trunk.trunk_id in trunks:
                 raise ConfigError(
                     f"{part[0].where}: {_told(part[0])}: two ways to write the learning rate or "
@@ -104,9 +105,10 @@ def _rate_rule(config: SweepConfig, lr: float | None) -> LearningRateRule:
     return ConstantRate(rule="constant", value=lr)
 
 
-def _trunk(config: SweepConfig, corpus: CorpusInfo, group: list[Cell]) -> TrunkSpec:
+def _trunk(config: SweepConfig, corpora: Corpora, group: list[Cell]) -> TrunkSpec:
     """One trunk for the cells of `group`, which differ in their horizons only."""
     first, horizons = group[0], [cell.tokens for cell in group]
+    corpus = corpora.of(first.model)
     batch = first.batch_tokens or config.train.batch.resolve(first.model, horizons)
     seq_len = first.model.seq_len
     if batch % seq_len:
@@ -120,6 +122,12 @@ def _trunk(config: SweepConfig, corpus: CorpusInfo, group: list[Cell]) -> TrunkS
             f"data.curve_eval_tokens = {config.data.curve_eval_tokens} is shorter than one "
             f"sequence of seq_len = {seq_len}; raise it"
         )
+    for each in corpus.evals:
+        if each.tokens < seq_len + 1:
+            raise ConfigError(
+                f"data.evals.{each.name}: its {each.tokens:,} tokens are less than one sequence of "
+                f"seq_len = {seq_len} and the token after it; give more text"
+            )
     rate_rule = _rate_rule(config, first.lr)
     train = TrainConfig(
         **config.train.model_dump(exclude={"batch", "lr", "grad_clip"}),
@@ -136,6 +144,11 @@ def _trunk(config: SweepConfig, corpus: CorpusInfo, group: list[Cell]) -> TrunkS
         "data": [corpus.data_sha256, corpus.val_sha256, *evaluation],
         "train": train.model_dump(),
     }
+    evals = {each.name: each.sha256 for each in corpus.evals}
+    if evals:
+        identity["evals"] = evals  # a finished run is never evaluated again: these are others
+    if corpus.tokenizer_sha256 is not None:
+        identity["tokenizer"] = corpus.tokenizer_sha256
     if config.schedule.kind == "cosine":
         identity["horizon"] = runs[0].stop
     trunk_id = _hash(identity)
@@ -147,9 +160,11 @@ def _trunk(config: SweepConfig, corpus: CorpusInfo, group: list[Cell]) -> TrunkS
         lr_rule=rules.text(rate_rule),
         batch_rule=rules.text(config.train.batch) if first.batch_tokens is None else "grid",
         model=first.model,
-        data=config.data,
+        data=resolved(config.data, first.model.vocab_size if corpora.least is None else None),
         data_sha256=corpus.data_sha256,
         val_sha256=corpus.val_sha256,
+        tokenizer_sha256=corpus.tokenizer_sha256,
+        evals_sha256=evals,
         train=train,
         runs=tuple(
             run.model_copy(update={"run_id": _hash([trunk_id, run.stop, run.start])})

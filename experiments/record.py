@@ -44,6 +44,8 @@ class Record:
         commit, dirty = provenance.git()
         available = data.windows(len(corpus.train), trunk.model.seq_len) * trunk.model.seq_len
         self._available = available
+        info = corpus.info
+        self._bytes_per_token = info.train_bytes and info.train_bytes / info.train_tokens
         self._origin = {
             "device": torch.cuda.get_device_name(device) if cuda else provenance.processor_name(),
             "torch": torch.__version__,
@@ -104,6 +106,7 @@ class Record:
             **self._origin,
             "unique_tokens": min(run.tokens, self._available),
             "epochs": run.tokens / self._available,
+            "bytes": self._bytes_per_token and round(run.tokens * self._bytes_per_token),
             "finished": now(),
         }
         with self.group.together():

@@ -3,6 +3,7 @@
 from experiments import schema
 from experiments.spec import RunSpec, TrunkSpec
 from minigpt.counts import flops_per_token, parameter_counts
+from minigpt.sources import HELD_OUT
 
 
 def result_row(
@@ -42,6 +43,7 @@ def result_row(
         "source": trunk.data.source,
         "data_sha256": trunk.data_sha256,
         "val_sha256": trunk.val_sha256,
+        "tokenizer_sha256": trunk.tokenizer_sha256,
         "tokens": run.tokens,
         "input_tokens": run.tokens,
         "steps": run.stop,
@@ -82,3 +84,20 @@ def curve_row(trunk: TrunkSpec, point: dict, index: int | None) -> dict:
         "tokens": tokens,
         "flops_exact": tokens * flops_per_token(trunk.model).exact,
     }
+
+
+def eval_rows(trunk: TrunkSpec, run: RunSpec, index: int, measured: dict) -> list[dict]:
+    """Rows of evals.parquet: none of a run without more held-out sets than its corpus's own."""
+    if not measured.get("evals"):
+        return []
+    own = {
+        "loss": measured["val_loss"],
+        "loss_se": measured["val_loss_se"],
+        "bpb": measured["val_bpb"],
+        "eval_tokens": measured["eval_tokens"],
+    }
+    of_run = {"run_id": run.run_id, "trunk_id": trunk.trunk_id, "horizon_index": index}
+    return [
+        {**of_run, "tokens": run.tokens, "eval_set": name, **values}
+        for name, values in ({HELD_OUT: own} | measured["evals"]).items()
+    ]

@@ -6,6 +6,7 @@ RESULTS_SCHEMA = "results/1"
 CURVES_SCHEMA = "curves/1"
 SAMPLES_SCHEMA = "samples/1"
 CIRCUITS_SCHEMA = "circuits/1"
+EVALS_SCHEMA = "evals/1"
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -212,4 +213,19 @@ CIRCUITS = pa.schema(
         _field("baseline", _F, "", "structure_*: the best head that looks at one fixed distance"),
     ],
     metadata={"schema": CIRCUITS_SCHEMA},
+)
+
+EVALS = pa.schema(
+    [
+        _field("run_id", _S, "", "the run"),
+        _field("trunk_id", _S, "", "its trunk"),
+        _field("horizon_index", _I, "", "of the run"),
+        _field("tokens", _I, "tokens", "D: training tokens of the run"),
+        _field("eval_set", _S, "", "a name of [data.evals]; val: held out of the corpus itself"),
+        _field("loss", _F, "nats/token", "mean over eval_tokens of the set, after the last step"),
+        _field("loss_se", _F, "nats/token", "standard error over sequences"),
+        _field("bpb", _F, "bits/byte", "loss in bits per byte of text; null where not known"),
+        _field("eval_tokens", _I, "tokens", "tokens of the set behind the loss"),
+    ],
+    metadata={"schema": EVALS_SCHEMA},
 )

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from pydantic import Field
+
 from minigpt.config import DataConfig, Frozen, ModelConfig, TrainConfig
 from minigpt.counts import flops_per_token, parameter_counts
 
@@ -29,6 +31,8 @@ class TrunkSpec(Frozen):
     data: DataConfig
     data_sha256: str
     val_sha256: str
+    tokenizer_sha256: str | None = None
+    evals_sha256: dict[str, str] = Field(default_factory=dict)
     train: TrainConfig
     runs: tuple[RunSpec, ...]
 

@@ -2,11 +2,13 @@
 
 runs/<sweep>/sweep.json                      the resolved config and the corpus, written by the
 first run
+runs/<sweep>/tokenizers/<sha256>.json        tokenizers, unless tokens are bytes
 runs/<sweep>/trunks/<trunk_id>/spec.json     the trunk and its runs as planned last
                                evals.jsonl   one line per evaluation, appended
                                <run_id>.json one finished run: written last, atomically, never again
                                status.json   running, stopped or failed, for people and `status`
-runs/<sweep>/results.parquet, curves.parquet rewritten whole by `collect`, the only writer
+runs/<sweep>/results.parquet, curves.parquet rewritten whole by `collect`, the only writer; where
+                              there are more held-out sets, evals.parquet too
 
 A run is finished when its <run_id>.json exists. A file is written beside its place and moved there,
 so what is read is whole; a half-written last line of evals.jsonl is not read.
@@ -26,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments import provenance, schema
-from experiments.rows import curve_row, result_row
+from experiments.rows import curve_row, eval_rows, result_row
 from experiments.spec import RunSpec, TrunkSpec
 
 SETTLED = frozenset({"ok", "diverged"})  # states that more training does not change
@@ -110,6 +112,11 @@ def trunk_folder(sweep: Path, trunk_id: str) -> Path:
     return sweep / "trunks" / trunk_id
 
 
+def tokenizer_file(sweep: Path, sha256: str) -> Path:
+    """Where the sweep keeps a tokenizer."""
+    return sweep / "tokenizers" / f"{sha256}.json"
+
+
 def trunks(sweep: Path) -> list[TrunkSpec]:
     """Every trunk that the folder has a spec of."""
     found = sorted((sweep / "trunks").glob("*/spec.json"))
@@ -190,12 +197,12 @@ def read_evals(folder: Path) -> list[dict]:
 
 
 def collect(sweep: Path) -> CollectSummary:
-    """Write results.parquet and curves.parquet from the run folders; return the counts.
+    """Write the parquet files from the run folders; return the counts.
 
     Raises StoreError if `sweep` is no sweep's folder.
     """
     in_plan = planned(sweep)
-    rows, curves = [], []
+    rows, curves, evals = [], [], []
     for trunk in trunks(sweep):
         rank = {run.run_id: i for i, run in enumerate(trunk.runs)}
         for run in trunk.runs:
@@ -208,9 +215,12 @@ def collect(sweep: Path) -> CollectSummary:
                 status, reason = "unplanned", f"no longer in the plan of this sweep{told}"
             measured = state.result or {}
             rows.append(result_row(trunk, run, rank[run.run_id], status, reason, measured))
+            evals += eval_rows(trunk, run, rank[run.run_id], measured)
         for point in read_evals(trunk_folder(sweep, trunk.trunk_id)):
             curves.append(curve_row(trunk, point, rank.get(point["run_id"])))
     write_parquet(sweep / "curves.parquet", curves, schema.CURVES)
+    if evals:
+        write_parquet(sweep / "evals.parquet", evals, schema.EVALS)
     write_parquet(sweep / "results.parquet", rows, schema.RESULTS)
     by_status: dict[str, int] = {}
     for row in rows:

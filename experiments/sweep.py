@@ -117,7 +117,7 @@ def _positive(text: str) -> int:
 
 def _plan(args: argparse.Namespace, console: Console) -> int:
     path, file = args.config, args.json
-    config, corpus, trunks = prepare(path, args.overrides)
+    config, corpora, trunks = prepare(path, args.overrides)
     folder, launch = config.folder, config.launch
     if args.measure:
         print(f"measured {measure(config, trunks)} shapes")
@@ -140,7 +140,7 @@ def _plan(args: argparse.Namespace, console: Console) -> int:
         tables.print_table(costs.array_rows(config, arrays, trunks, todo.settled), console)
         for line in costs.array_lines(config, arrays, trunks, todo.settled):
             print(line)
-    print(tables.corpus_lines(config, corpus))
+    print(tables.corpus_lines(config, corpora))
     for line in warnings(config, trunks):
         print(f"warning: {line}")
     after = ["experiments.sweep", "run", str(path), *args.overrides]
@@ -152,10 +152,10 @@ def _plan(args: argparse.Namespace, console: Console) -> int:
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
-    config, corpus, trunks = prepare(args.config, args.overrides)
+    config, corpora, trunks = prepare(args.config, args.overrides)
     return execute.run(
         config,
-        corpus,
+        corpora,
         trunks,
         retry_failed=args.retry_failed,
         wait=args.wait,

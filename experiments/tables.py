@@ -9,10 +9,11 @@ from rich.text import Text
 from experiments import jobs, store
 from experiments.axes import Doublings
 from experiments.config import SweepConfig
+from experiments.corpora import Corpora
 from experiments.grid import largest_horizon
 from experiments.jobs import Jobs
 from experiments.spec import TrunkSpec
-from minigpt.data import CorpusInfo, vocabulary
+from minigpt.corpus import CorpusInfo, EvalInfo
 
 LEFT = {"run", "run_id", "trunk_id", "preset", "arm", "state", "job", "log", "reason", "array"}
 
@@ -49,15 +50,14 @@ def plan_rows(sweep: Path, trunks: list[TrunkSpec], known: Jobs) -> list[dict]:
     ]
 
 
-def corpus_lines(config: SweepConfig, corpus: CorpusInfo) -> str:
-    """The corpus, its split, how much of the held-out text stands in training too, and D_max."""
+def corpus_lines(config: SweepConfig, corpora: Corpora) -> str:
+    """The corpus, its split, how much of held-out text stands in training too, tokens, D_max."""
+    corpus = corpora.first
     documents = "" if corpus.documents is None else f"{corpus.documents:,} documents, "
-    told = (
-        f"data: {corpus.origin}, {documents}"
-        f"{corpus.train_tokens:,} training and {corpus.val_tokens:,} held-out tokens, "
-    )
+    told = f"data: {corpus.origin}, {documents}"
+    told += "" if corpora.tokenizers else f"{_counts(corpus)}, "
     if corpus.overlap is None:
-        told += f"of a vocabulary of {vocabulary(config.data):,}, split by the user"
+        told += f"of a vocabulary of {corpus.vocab_size:,}, split by the user"
     else:
         told += (
             f"split by {corpus.split_unit} hash; "
@@ -70,8 +70,10 @@ def corpus_lines(config: SweepConfig, corpus: CorpusInfo) -> str:
         )
     if corpus.null_rows:
         told += f"; skipped {corpus.null_rows:,} records whose {config.data.column} is null"
+    for info in corpora.by_vocabulary.values():
+        told += _tokenizer_line(config, info) + "".join(map(_eval_line, info.evals))
     if isinstance(config.grid.tokens, Doublings) and config.grid.sizes:
-        largest, epoch = largest_horizon(config, corpus)
+        largest, epoch = largest_horizon(config, corpora)
         epochs = config.data.max_epochs
         times = "" if epochs == 1 else f"{epochs:g} epochs of "
         told += (
@@ -79,6 +81,28 @@ def corpus_lines(config: SweepConfig, corpus: CorpusInfo) -> str:
             "training tokens in whole windows"
         )
     return told
+
+
+def _counts(corpus: CorpusInfo) -> str:
+    return f"{corpus.train_tokens:,} training and {corpus.val_tokens:,} held-out tokens"
+
+
+def _tokenizer_line(config: SweepConfig, corpus: CorpusInfo) -> str:
+    """The corpus in the tokens of one vocabulary; nothing where they are bytes."""
+    if corpus.tokenizer_sha256 is None:
+        return ""
+    told = f"\ntokenizer: {config.data.tokenizer}, {corpus.vocab_size:,} ids "
+    told += f"({corpus.tokenizer_sha256[:12]}): {_counts(corpus)}, "
+    if corpus.train_bytes is None:
+        return told + "which lose text, so that there are no bits per byte"
+    return told + f"{corpus.train_bytes / corpus.train_tokens:.2f} bytes of text a token"
+
+
+def _eval_line(info: EvalInfo) -> str:
+    told = f"\nheld out too: {info.name}, {info.tokens:,} tokens"
+    if info.overlap is None:
+        return told
+    return f"{told}; {info.overlap:.1%} of its 3-line windows also stand in training"
 
 
 def status_rows(sweep: Path, wanted: list[str], known: Jobs) -> list[dict]:

@@ -17,6 +17,7 @@ from experiments.event import Event
 from experiments.leg import Hand, Leg, again, halves, stages
 from experiments.place import Place
 from experiments.record import Record
+from experiments.shards import open_shards
 from experiments.spec import TrunkSpec
 from minigpt import data
 from minigpt.config import DataConfig
@@ -222,9 +223,20 @@ def _patient_lock(folder: Path) -> Iterator[bool]:
 
 def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
     """The trunk's token shards; rank 0 makes them if they are not there yet."""
+    hashes = (trunk.tokenizer_sha256, trunk.data_sha256, trunk.val_sha256)
 
     def prepare() -> data.Corpus:
-        return _prepared(trunk.data, place.cache, trunk.data_sha256, trunk.val_sha256)  # type: ignore[arg-type]
+        corpus = _prepared(place.sweep, place.cache, trunk.data, *hashes)  # type: ignore[arg-type]
+        evals = {each.name: each.sha256 for each in corpus.info.evals}
+        if (corpus.info.data_sha256, corpus.info.val_sha256, evals) != (
+            *hashes[1:],
+            trunk.evals_sha256,
+        ):
+            raise data.DataError(
+                f"the text of source '{trunk.data.source}' has changed since this sweep was "
+                "planned; start a new sweep with name=NEW"
+            )
+        return corpus
 
     with group.together():
         corpus = prepare() if group.rank == 0 else None
@@ -233,15 +245,11 @@ def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(config: DataConfig, cache: Path, data_sha256: str, val_sha256: str) -> data.Corpus:
+def _prepared(
+    sweep: Path, cache: Path, config: DataConfig, tokenizer_sha256: str | None, *_hashes: str
+) -> data.Corpus:
     """The corpus of these hashes, one for all trunks of a process, so that a GPU holds it once."""
-    corpus = data.prepare(config, cache, leave_out=cache.parent)
-    if (corpus.info.data_sha256, corpus.info.val_sha256) != (data_sha256, val_sha256):
-        raise data.DataError(
-            f"the text of source '{config.source}' has changed since this sweep was planned; "
-            "start a new sweep with name=NEW"
-        )
-    return corpus
+    return open_shards(sweep, config, tokenizer_sha256, cache)
 
 
 def _may_stop(event: Told, group: Group) -> bool:

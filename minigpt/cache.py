@@ -42,8 +42,16 @@ def folder(cache: Path, key: str) -> Path:
     return cache / sha256(key.encode())[:16]
 
 
-def publish(folder: Path, shards: Mapping[str, Iterable[np.ndarray]], measured: dict) -> None:
-    """Write the parts of each shard (uint16) and meta.json; the folder appears whole or not."""
+def publish(
+    folder: Path,
+    shards: Mapping[str, Iterable[np.ndarray]],
+    measured: dict,
+    beside: Mapping[str, str] | None = None,
+) -> None:
+    """Write the parts of each shard (uint16), meta.json and the texts of files `beside` them.
+
+    The folder appears whole or not at all.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -51,6 +59,8 @@ def publish(folder: Path, shards: Mapping[str, Iterable[np.ndarray]], measured: 
             with (made / f"{name}.bin").open("wb") as file:
                 for part in parts:
                     part.tofile(file)
+        for name, content in (beside or {}).items():
+            (made / name).write_text(content)
         (made / "meta.json").write_text(json.dumps(measured, indent=1))
         made.chmod(0o755)
         os.replace(made, folder)

@@ -2,14 +2,12 @@
 
 A corpus is a list of documents, or tokens as the user has them. Documents, or blocks of them where
 there are few, are held out by the hash of their content, so a document never changes side when
-others are added; their tokens are bytes 0-255 and 256, `<|endoftext|>`, after every document.
+others are added; a tokenizer makes tokens of them, with `<|endoftext|>` after every document.
 Shards are memory-mapped uint16 files, cached by content hash; a shard of the user's is not copied.
 """
 
 import functools
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,74 +15,41 @@ import numpy as np
 from minigpt import cache as caches
 from minigpt import text
 from minigpt.config import DataConfig
+from minigpt.corpus import FORMAT
+from minigpt.corpus import Corpus as Corpus
+from minigpt.corpus import CorpusInfo as CorpusInfo
+from minigpt.evalsets import with_evals
 from minigpt.paths import DataError
 from minigpt.shards import mapped
 from minigpt.shards import write_bin as write_bin  # data.write_bin, for those who have tokens
-from minigpt.split import overlap, split
-from minigpt.tokenizer import BYTES, Tokenizer
+from minigpt.textshards import open_text
+from minigpt.tokenizer import Tokenizer
 from minigpt.tokens import measure, open_sides
 
-END_OF_TEXT = 256
-BYTE_VOCABULARY = 257
-FORMAT = 1  # raise it when the same text would give other shards or another meta.json
 
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusInfo:
-    """What is known of a prepared corpus: measured with its shards, and of the files behind them.
-
-    `overlap` is the share of held-out windows of three lines that also stand in training; `skipped`
-    names the files that are not text, `null_rows` counts records without one; `origin` is the
-    interpreter's version, with the number of distributions where they are read, or the user's path.
-    Of ready-made tokens `overlap` is not known, nor `documents` without an end-of-text id.
-    """
-
-    format: int
-    source: str
-    content_sha256: str
-    data_sha256: str
-    val_sha256: str
-    documents: int | None
-    split_unit: str
-    train_tokens: int
-    val_tokens: int
-    overlap: float | None
-    skipped: tuple[str, ...]
-    origin: str
-    null_rows: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """Token shards of one corpus: `train` and `val`, memory-mapped uint16; equal to itself alone.
-
-    `tokenizer` is what made them of text; None where nobody knows.
-    """
-
-    info: CorpusInfo
-    train: np.ndarray
-    val: np.ndarray
-    tokenizer: Tokenizer | None = None
-
-
-def vocabulary(config: DataConfig) -> int:
-    """Number of different tokens of a source, the least that a model of it must know."""
-    return BYTE_VOCABULARY if config.vocab_size is None else config.vocab_size
-
-
-def prepare(config: DataConfig, cache: Path, leave_out: Path | None = None) -> Corpus:
+def prepare(
+    config: DataConfig,
+    cache: Path,
+    leave_out: Path | None = None,
+    stored: Tokenizer | None = None,
+) -> Corpus:
     """Make the shards of `config` in `cache`, or open what is already there.
 
-    Files in the folder `leave_out` are not part of it.
+    Files in the folder `leave_out` are not part of it. `stored` is the tokenizer that `config`
+    asked for before, to be used as it was: WordPiece would not be trained twice alike.
 
-    Raises DataError for a corpus that is missing, empty, unreadable or too small for `eval_tokens`.
+    Raises DataError for a corpus that is missing, empty, unreadable or too small for `eval_tokens`,
+    or for which there is no such tokenizer.
     """
-    make = _of_tokens if config.source == "tokens" else _of_text
-    corpus = make(config, cache, leave_out)
+    if config.source == "tokens":
+        corpus = _open_tokens(config, cache, leave_out)
+    else:
+        corpus = open_text(config, cache, leave_out, stored)
     info = corpus.info
     if info.val_tokens < config.eval_tokens + 1:
         given = config.source == "tokens"
         how = "" if given else f", val_fraction = {config.val_fraction}"
+        how += f", vocab_size = {info.vocab_size:,}" if info.tokenizer_sha256 else ""
         more = "give more in data.val_path" if given else "raise data.val_fraction"
         raise DataError(
             f"data.eval_tokens = {config.eval_tokens:,} exceeds the "
@@ -92,7 +57,7 @@ def prepare(config: DataConfig, cache: Path, leave_out: Path | None = None) -> C
             f"{info.origin} ({info.train_tokens + info.val_tokens:,} tokens in all{how}); lower "
             f"data.eval_tokens (and data.curve_eval_tokens), or {more}"
         )
-    return corpus
+    return with_evals(config, corpus, cache, leave_out) if config.evals else corpus
 
 
 def batch(
@@ -151,32 +116,7 @@ def _order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n_windows)
 
 
-def _of_text(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpus:
-    """The corpus of text files: unchanged ones are not read again."""
-    paths, named = text.files(config, leave_out)
-    stats = caches.stats(paths)
-    known = (FORMAT, config.source, config.val_fraction, stats, sorted(map(str, named)))
-    if text.packed(paths):
-        known += (config.column,)
-    seen = caches.seen(cache, known)
-    if seen is None:
-        documents, skipped, null_rows = text.read(paths, named, config.column)
-        if config.source == "libraries":
-            documents = text.handwritten(documents)
-        folder = _write_shards(config, cache, documents)
-        seen = {"shards": folder.name, "skipped": skipped, "null_rows": null_rows}
-        caches.keep(cache, known, seen)
-    folder = cache / seen["shards"]
-    info = CorpusInfo(
-        **json.loads((folder / "meta.json").read_text()),
-        origin=text.origin(config),
-        skipped=tuple(seen["skipped"]),
-        null_rows=seen.get("null_rows", 0),
-    )
-    return Corpus(info, mapped(folder / "train.bin"), mapped(folder / "val.bin"), BYTES)
-
-
-def _of_tokens(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpus:
+def _open_tokens(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpus:
     """The corpus of ready-made shards: only a side of several is copied, into one."""
     sides = open_sides(config, leave_out)
     stats = [caches.stats(list(shards)) for shards in sides.values()]
@@ -193,52 +133,11 @@ def _of_tokens(config: DataConfig, cache: Path, leave_out: Path | None) -> Corpu
         caches.keep(cache, known, seen)
     folder = cache / seen["shards"]
     measured = json.loads((folder / "meta.json").read_text())
-    info = CorpusInfo(**measured, origin=text.origin(config), skipped=())
+    size = config.vocab_size
+    assert size is not None  # DataConfig asks for it
+    info = CorpusInfo(**measured, origin=text.origin(config), skipped=(), vocab_size=size)
     train, val = (
         mapped(folder / f"{side}.bin") if side in copied else next(iter(shards.values()))
         for side, shards in sides.items()
     )
     return Corpus(info, train, val)
-
-
-def _write_shards(config: DataConfig, cache: Path, documents: list[bytes]) -> Path:
-    """Split, tokenise and measure; the shards' folder appears whole or not at all."""
-    where = f"data.source = '{config.source}' ({text.origin(config)})"
-    if not documents:
-        raise DataError(f"{where}: no text in it; give files that hold plain UTF-8 text")
-    digests = b"".join(hashlib.sha256(document).digest() for document in documents)
-    content_sha256 = caches.sha256(digests)
-    key = f"{FORMAT}|{config.source}|{content_sha256}|{config.val_fraction!r}"
-    folder = caches.folder(cache, key)
-    if (folder / "meta.json").exists():
-        return folder
-    parts = split(documents, config.val_fraction)
-    if not parts.train or not parts.val:
-        raise DataError(
-            f"{where}: {sum(map(len, documents)):,} bytes in "
-            f"{len(parts.train) + len(parts.val)} pieces leave no "
-            f"{'training' if not parts.train else 'held-out'} text at data.val_fraction = "
-            f"{config.val_fraction}; give more text or change data.val_fraction"
-        )
-    train, val = _tokens(parts.train), _tokens(parts.val)
-    measured = {
-        "format": FORMAT,
-        "source": config.source,
-        "content_sha256": content_sha256,
-        "data_sha256": caches.sha256(train.tobytes()),
-        "val_sha256": caches.sha256(val.tobytes()),
-        "documents": len(documents),
-        "split_unit": parts.unit,
-        "train_tokens": len(train),
-        "val_tokens": len(val),
-        "overlap": overlap(parts.train, parts.val),
-    }
-    caches.publish(folder, {"train": [train], "val": [val]}, measured)
-    return folder
-
-
-def _tokens(units: list[bytes]) -> np.ndarray:
-    parts = []
-    for unit in units:
-        parts += [np.frombuffer(unit, np.uint8).astype("<u2"), np.array([END_OF_TEXT], "<u2")]
-    return np.concatenate(parts)

@@ -39,9 +39,8 @@ def evaluate(
     seq_len = model.config.seq_len
     count, per_batch = tokens // seq_len, max(1, _batch_tokens(model, device) // seq_len)
     loss_B, bytes_B = torch.zeros(2, count, dtype=torch.float64, device=device)
-    lengths_V = (
-        torch.from_numpy(corpus.tokenizer.lengths_V).to(device) if corpus.tokenizer else None
-    )
+    known = corpus.lengths_V
+    lengths_V = None if known is None else torch.from_numpy(known).to(device)
     # What FSDP has gathered outlives this, and training could not use it as inference tensors.
     no_grad = torch.inference_mode() if group.size == 1 else torch.no_grad()
     model.eval()

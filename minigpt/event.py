@@ -33,6 +33,7 @@ class Evaluation:
 class Result:
     """The end of a horizon: `ok` with its final losses, or `diverged` with the reason.
 
+    `evals` has, by name, loss, standard error, bits per byte and tokens of more held-out sets.
     `step` is the last one trained, `from_step` where this run's own part began: `seconds` (wall)
     and `cpu_seconds` (process) cover that part, evaluations and earlier processes of the same run
     included, and whatever was trained side by side with it.
@@ -51,6 +52,7 @@ class Result:
     val_bpb: float | None = None
     eval_tokens: int | None = None
     eval_seconds: float | None = None
+    evals: dict[str, dict] | None = None
 
 
 Event = Progress | Evaluation | Result

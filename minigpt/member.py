@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt.data import Corpus
 from minigpt.evaluate import evaluate
 from minigpt.event import Evaluation, Result
 from minigpt.schedule import Horizon, branch_factor, trunk_factor
@@ -117,6 +118,7 @@ class Training:
         write(job.group, self.member.weights, values)
         began = time.monotonic()
         val_loss, se, bpb, tokens = self._evaluate(job.data.eval_tokens)
+        evals = {name: self._eval(corpus) for name, corpus in job.corpus.evals.items()}
         if not math.isfinite(val_loss):
             return self._result("diverged", f"held-out loss {val_loss} after the last step")
         return self._result(
@@ -128,7 +130,14 @@ class Training:
             val_bpb=bpb,
             eval_tokens=tokens,
             eval_seconds=time.monotonic() - began,
+            evals=evals or None,
         )
+
+    def _eval(self, corpus: Corpus) -> dict:
+        """The final losses on another held-out set, as far as eval_tokens."""
+        tokens = min(self.member.job.data.eval_tokens, len(corpus.val) - 1)
+        loss, se, bpb, tokens = self._evaluate(tokens, corpus)
+        return {"loss": loss, "loss_se": se, "bpb": bpb, "eval_tokens": tokens}
 
     def _result(self, status: str, reason: str | None, **losses: Any) -> Result:
         return Result(
@@ -140,9 +149,11 @@ class Training:
             **losses,
         )
 
-    def _evaluate(self, tokens: int) -> tuple[float, float | None, float | None, int]:
+    def _evaluate(
+        self, tokens: int, corpus: Corpus | None = None
+    ) -> tuple[float, float | None, float | None, int]:
         job, model = self.member.job, self.state.model
-        return evaluate(model, job.corpus, tokens, job.device, job.train.dtype, job.group)
+        return evaluate(model, corpus or job.corpus, tokens, job.device, job.train.dtype, job.group)
 
     def _limit(self) -> float:
         return EXPLODED * math.log(self.member.job.model.vocab_size)

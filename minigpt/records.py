@@ -30,24 +30,24 @@ def has_records(path: Path) -> bool:
     return path.suffix.lower() == ".parquet" or _unpacked(path).suffix.lower() == ".jsonl"
 
 
-def decompressed(path: Path) -> bytes:
-    """The content of a compressed file.
+def decompressed(path: Path, key: str = "data.path") -> bytes:
+    """The content of a compressed file of `key`.
 
     Raises DataError for one that cannot be read or is damaged.
     """
-    with _stream(path) as stream:
+    with _stream(path, key) as stream:
         return stream.read()
 
 
-def documents(path: Path, column: str) -> tuple[list[bytes], int]:
-    """Texts of the records of a file that are not empty, and how many records have null.
+def documents(path: Path, column: str, key: str = "data.path") -> tuple[list[bytes], int]:
+    """Texts of the records of a file of `key` that are not empty, and how many records have null.
 
     Raises DataError for a damaged file, for a line that is no JSON object, a record without
     `column`, or a value that is not a string, each with the line (jsonl) or row (parquet), from 1.
     """
     rows = _parquet if path.suffix.lower() == ".parquet" else _jsonl
     found, nulls = [], 0
-    for place, value in rows(path, column):
+    for place, value in rows(path, column, key):
         if value is None:
             nulls += 1
             continue
@@ -66,10 +66,10 @@ def documents(path: Path, column: str) -> tuple[list[bytes], int]:
     return [text for text in found if text], nulls
 
 
-def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:
-    with _stream(path) as stream:
+def _jsonl(path: Path, column: str, key: str) -> Iterator[tuple[str, object]]:
+    with _stream(path, key) as stream:
         for number, line in enumerate(map(bytes.strip, stream), start=1):
-            place = f"data.path: {path}, line {number}"
+            place = f"{key}: {path}, line {number}"
             if not line:
                 continue
             try:
@@ -91,16 +91,16 @@ def _jsonl(path: Path, column: str) -> Iterator[tuple[str, object]]:
             yield place, record[column]
 
 
-def _parquet(path: Path, column: str) -> Iterator[tuple[str, object]]:
-    with _file(path) as raw, _damage(path):
+def _parquet(path: Path, column: str, key: str) -> Iterator[tuple[str, object]]:
+    with _file(path, key) as raw, _damage(path, key):
         table = pq.ParquetFile(raw)
         if column not in table.schema_arrow.names:
-            raise DataError(_missing(f"data.path: {path}", column, table.schema_arrow.names))
+            raise DataError(_missing(f"{key}: {path}", column, table.schema_arrow.names))
         number = 0
         for batch in table.iter_batches(BATCH_ROWS, columns=[column]):
             for scalar in batch.column(0):
                 number += 1
-                place = f"data.path: {path}, row {number}"
+                place = f"{key}: {path}, row {number}"
                 try:
                     value = scalar.as_py()
                 except UnicodeDecodeError as error:
@@ -112,19 +112,19 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[io.BufferedReader]:
+def _file(path: Path, key: str) -> Iterator[io.BufferedReader]:
     try:
         raw = path.open("rb")
     except OSError as error:
-        raise unreadable(path, "data.path", error) from error
+        raise unreadable(path, key, error) from error
     with raw:
         yield raw
 
 
 @contextmanager
-def _stream(path: Path) -> Iterator[io.BufferedReader]:
+def _stream(path: Path, key: str) -> Iterator[io.BufferedReader]:
     """The file, decompressed on the way if it is compressed."""
-    with _file(path) as raw, _damage(path):
+    with _file(path, key) as raw, _damage(path, key):
         if not compressed(path):
             yield raw
             return
@@ -134,12 +134,12 @@ def _stream(path: Path) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(path: Path, key: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"data.path: {path}: damaged, or not what its name says ({error}); "
+            f"{key}: {path}: damaged, or not what its name says ({error}); "
             "make it again, or leave it out"
         ) from error
 

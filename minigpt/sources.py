@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from minigpt.frozen import Count, Frozen, Positive, PositiveFloat
 
 Paths = str | Annotated[tuple[str, ...], Field(strict=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 NEEDED = {  # keys without which a source is none
     "text": {"path": "a file, a folder, a glob, or a list of them"},
     "tokens": {
@@ -22,6 +23,8 @@ OWNERS = {
     "vocab_size": "'tokens'",
     "end_of_text": "'tokens'",
 }
+TRAINED = ("bpe", "wordpiece")  # tokenizers that are made of the training text
+HELD_OUT = "val"  # the name of the held-out part of the corpus among the eval sets
 
 
 class DataConfig(Frozen):
@@ -32,9 +35,13 @@ class DataConfig(Frozen):
     globs of `path`, .jsonl and .parquet files by the records of their `column`. `source =
     "tokens"`: uint16 shards of `path`, held-out ones of `val_path`, ids below `vocab_size`.
 
+    `tokenizer` makes tokens of text: "bytes"; "bpe" or "wordpiece", trained on the training text to
+    `vocab_size` ids (in a sweep every model's own); or the path of a tokenizer.json.
+
     `val_fraction` of the documents (chosen by content hash) is held out; the first `eval_tokens`
     held-out tokens measure every final loss, the first `curve_eval_tokens` the points of the
-    training curves. `max_epochs` allows repetition of the training text.
+    training curves. `evals` names more held-out sets, each of paths like `path`, that measure the
+    final models beside it. `max_epochs` allows repetition of the training text.
     """
 
     source: Literal["stdlib", "libraries", "text", "tokens"] = "stdlib"
@@ -43,9 +50,11 @@ class DataConfig(Frozen):
     val_path: Paths | None = None
     vocab_size: Positive | None = None
     end_of_text: Count | None = None
+    tokenizer: Annotated[str, Field(min_length=1)] = "bytes"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.12
     eval_tokens: Positive = 1_048_576
     curve_eval_tokens: Positive = 32_768
+    evals: dict[Name, Paths] = Field(default_factory=dict)
     max_epochs: PositiveFloat = 1.0
 
     @model_validator(mode="after")
@@ -55,13 +64,14 @@ class DataConfig(Frozen):
             if not getattr(self, key):
                 raise ValueError(f"source = '{self.source}' needs {key}: {what}")
         for key, owners in OWNERS.items():
-            if getattr(self, key) is not None and f"'{self.source}'" not in owners:
+            mine = f"'{self.source}'" in owners or self._may_have(key)
+            if getattr(self, key) is not None and not mine:
                 raise ValueError(
                     f"{key} belongs to source = {owners}; set source = {owners} or remove {key}"
                 )
-        for key in ("path", "val_path"):
-            paths = getattr(self, key) or ()
-            if "" in ((paths,) if isinstance(paths, str) else paths):
+        evals = {f"evals.{name}": paths for name, paths in self.evals.items()}
+        for key, paths in ({"path": self.path, "val_path": self.val_path} | evals).items():
+            if "" in ((paths,) if isinstance(paths, str) else paths or ()):
                 raise ValueError(f"{key} holds an empty string; '.' is the current folder")
         if self.curve_eval_tokens > self.eval_tokens:
             raise ValueError(
@@ -71,9 +81,26 @@ class DataConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _evals(self) -> Self:
+        for name, paths in self.evals.items():
+            if name == HELD_OUT:
+                raise ValueError(
+                    f"evals.{name}: '{name}' is the held-out part of the corpus itself; choose "
+                    "another name"
+                )
+            if not paths:
+                raise ValueError(f"evals.{name} names no file; give a file, a folder or a glob")
+        return self
+
+    @model_validator(mode="after")
     def _tokens(self) -> Self:
-        if self.vocab_size is None:
+        if self.source != "tokens" or self.vocab_size is None:
             return self
+        if self.tokenizer != "bytes":
+            raise ValueError(
+                f"tokenizer = '{self.tokenizer}' belongs to text, and source = 'tokens' has its "
+                "tokens already; remove tokenizer"
+            )
         if self.vocab_size > 65_536:
             raise ValueError(
                 f"vocab_size = {self.vocab_size:,} exceeds the 65,536 ids of uint16 shards; "
@@ -89,3 +116,18 @@ class DataConfig(Frozen):
                 "held out: remove val_fraction"
             )
         return self
+
+    def __hash__(self) -> int:
+        """One for all fields, of which a dict has none of its own."""
+        return hash(self.model_dump_json())
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether the tokenizer is made of the training text, one for each vocabulary size."""
+        return self.tokenizer in TRAINED
+
+    def _may_have(self, key: str) -> bool:
+        """Whether `key` has a use that its owners among the sources do not tell."""
+        if key == "column":
+            return bool(self.evals) and self.source != "tokens"
+        return key == "vocab_size" and self.trains_tokenizer

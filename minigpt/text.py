@@ -36,17 +36,22 @@ def files(config: DataConfig, leave_out: Path | None = None) -> tuple[list[Path]
     if config.source != "text":
         return _stdlib() if config.source == "stdlib" else _libraries(), set()
     found, named = listed(config.path or (), "data.path", leave_out)
-    with_records = [path for path in found if records.has_records(path)]
-    if with_records and config.column is None:
-        raise DataError(
-            f"data.path: {with_records[0]} holds records; name the column that holds the text, "
-            "such as data.column=text, or leave such files out with a glob such as '**/*.txt'"
-        )
-    if config.column is not None and not with_records:
+    with_records = _with_records(found, config.column, "data.path")
+    if config.column is not None and not with_records and not config.evals:
         raise DataError(
             f"data.column = {config.column!r} belongs to .jsonl and .parquet files, and "
             f"data.path = {config.path!r} has none; remove it"
         )
+    return found, named
+
+
+def eval_files(
+    config: DataConfig, name: str, leave_out: Path | None = None
+) -> tuple[list[Path], set[Path]]:
+    """Files of the eval set `name` as `files` lists those of the corpus, and under its rules."""
+    key = f"data.evals.{name}"
+    found, named = listed(config.evals[name], key, leave_out)
+    _with_records(found, config.column, key)
     return found, named
 
 
@@ -56,26 +61,27 @@ def packed(paths: list[Path]) -> bool:
 
 
 def read(
-    paths: list[Path], named: set[Path], column: str | None = None
+    paths: list[Path], named: set[Path], column: str | None = None, key: str = "data.path"
 ) -> tuple[list[bytes], tuple[str, ...], int]:
     """Documents that are not empty, names of files that are not UTF-8 text, records with null.
 
-    A document is a text file, or a record of a file that has them: the text in its `column`.
+    `key` is what the files are from. A document is a text file, or a record of a file that has
+    them: the text in its `column`.
     Raises DataError for a file that cannot be read, or that was named and is not text.
     """
     documents, skipped, nulls = [], [], 0
     for path in paths:
         if column is not None and records.has_records(path):
-            texts, without = records.documents(path, column)
+            texts, without = records.documents(path, column, key)
             documents += texts
             nulls += without
             continue
-        text = _content(path)
+        text = _content(path, key)
         if _is_text(text):
             documents.append(text)
         elif path in named:
             raise DataError(
-                f"data.path = {str(path)!r}: not plain UTF-8 text; convert it, or leave it out"
+                f"{key} = {str(path)!r}: not plain UTF-8 text; convert it, or leave it out"
             )
         else:
             skipped.append(str(path))
@@ -150,13 +156,24 @@ def _generated(document: bytes) -> bool:
     return len(dark) - len(other) < LETTERS * len(dark)
 
 
-def _content(path: Path) -> bytes:
+def _with_records(found: list[Path], column: str | None, key: str) -> list[Path]:
+    """Files that hold records; raises DataError where nobody says which column is the text."""
+    with_records = [path for path in found if records.has_records(path)]
+    if with_records and column is None:
+        raise DataError(
+            f"{key}: {with_records[0]} holds records; name the column that holds the text, "
+            "such as data.column=text, or leave such files out with a glob such as '**/*.txt'"
+        )
+    return with_records
+
+
+def _content(path: Path, key: str) -> bytes:
     if records.compressed(path):
-        return records.decompressed(path)
+        return records.decompressed(path, key)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise unreadable(path, "data.path", error) from error
+        raise unreadable(path, key, error) from error
 
 
 def _is_text(text: bytes) -> bool:

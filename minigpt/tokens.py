@@ -8,6 +8,7 @@ import numpy as np
 from minigpt.config import DataConfig
 from minigpt.paths import DataError, listed
 from minigpt.shards import open_bin
+from minigpt.sources import Paths
 
 CHUNK = 2**24  # tokens looked at together
 
@@ -21,19 +22,32 @@ def open_sides(config: DataConfig, leave_out: Path | None = None) -> dict[str, S
     tokens, or a damaged one.
     """
     sides = {"train": ("data.path", config.path), "val": ("data.val_path", config.val_path)}
-    found = {}
-    for side, (key, patterns) in sides.items():
-        paths, _ = listed(patterns or (), key, leave_out)
-        for path in paths:
-            if path.suffix != ".bin":
-                raise DataError(
-                    f"{key}: {path} is not a .bin file; give shards of uint16 tokens, such as "
-                    "'folder/*_train_*.bin'"
-                )
-        if not paths:
-            raise DataError(f"{key} = {patterns!r}: no file there; give .bin files")
-        found[side] = {path: open_bin(path, key) for path in paths}
-    return found
+    return {side: open_side(paths or (), key, leave_out) for side, (key, paths) in sides.items()}
+
+
+def open_side(patterns: Paths, key: str, leave_out: Path | None = None) -> Side:
+    """The shards of `key`, memory-mapped; raises DataError as `open_sides`."""
+    paths, _ = listed(patterns, key, leave_out)
+    for path in paths:
+        if path.suffix != ".bin":
+            raise DataError(
+                f"{key}: {path} is not a .bin file; give shards of uint16 tokens, such as "
+                "'folder/*_train_*.bin'"
+            )
+    if not paths:
+        raise DataError(f"{key} = {patterns!r}: no file there; give .bin files")
+    return {path: open_bin(path, key) for path in paths}
+
+
+def checked(config: DataConfig, shards: Side) -> str:
+    """The hash of the tokens of shards as of one sequence; raises DataError for a bad id."""
+    whole = hashlib.sha256()
+    for path, tokens in shards.items():
+        for first in range(0, len(tokens), CHUNK):
+            part = tokens[first : first + CHUNK]
+            _check(config, path, part, first)
+            whole.update(part.data)
+    return whole.hexdigest()
 
 
 def measure(config: DataConfig, sides: dict[str, Side]) -> dict:

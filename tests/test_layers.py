@@ -10,15 +10,16 @@ ORDER = {
     "minigpt": (
         "syntax scopes prose relations clusters "
         "frozen sources config counts schedule paths records text split shards tokenizer "
-        "vocabulary tokens cache data process layers loss kvcache model group optim checkpoint "
-        "state evaluate event step regions stack member loop weights decode beam generate "
-        "heads copying ablate probe structure "
+        "vocabulary tokens cache corpus textshards evalsets data process layers loss kvcache model "
+        "group optim checkpoint state evaluate event step regions stack member loop weights decode "
+        "beam generate heads copying ablate probe structure "
         "lines toy recipe flags watch sample train"
     ),
     "experiments": (
-        "rules axes resources config spec grid plan event provenance schema rows store manifest "
-        "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
-        "peaks record leg capacity trunk run follow torchrun lanes slots launch job submit speed "
+        "rules axes resources config spec corpora grid plan event provenance schema rows store "
+        "shards manifest export slurm verdict jobs estimate measure pack costs tables snapshot "
+        "prepare place peaks record leg capacity trunk run follow torchrun lanes slots launch job "
+        "submit speed "
         "progress execute manage sweep samples circuits opcount reference trial worker contest "
         "figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),
@@ -39,12 +40,12 @@ NO_TORCH = {
     "minigpt": (
         "syntax scopes prose relations clusters probe "
         "frozen sources config counts schedule paths records text split shards tokenizer "
-        "vocabulary tokens cache data lines flags recipe"
+        "vocabulary tokens cache corpus textshards evalsets data lines flags recipe"
     ),
     "experiments": (
-        "rules axes resources config spec grid plan event provenance schema rows store manifest "
-        "export slurm verdict jobs estimate measure pack costs tables snapshot prepare place "
-        "follow submit progress execute manage sweep"
+        "rules axes resources config spec corpora grid plan event provenance schema rows store "
+        "shards manifest export slurm verdict jobs estimate measure pack costs tables snapshot "
+        "prepare place follow submit progress execute manage sweep"
     ),
     "analysis": ORDER["analysis"],
 }

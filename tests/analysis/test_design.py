@@ -18,6 +18,7 @@ from analysis.shapes import Ladder, ladder
 from analysis.targets import Target
 from experiments import config as configs
 from experiments import export
+from experiments.corpora import Corpora
 from experiments.plan import expand
 from minigpt.config import ModelConfig
 from minigpt.counts import flops_per_token, parameter_counts
@@ -26,8 +27,8 @@ from minigpt.data import CorpusInfo
 QUICK = Path(__file__).parents[1] / "data/quick"
 
 
-def corpus() -> CorpusInfo:
-    return CorpusInfo(**json.loads((QUICK / "sweep.json").read_text())["corpus"])
+def corpus() -> Corpora:
+    return Corpora({None: CorpusInfo(**json.loads((QUICK / "sweep.json").read_text())["corpus"])})
 
 
 def sweep_config(**grid) -> configs.SweepConfig:

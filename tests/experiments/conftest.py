@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config import load
+from experiments.corpora import Corpora
 from experiments.plan import expand
 from experiments.spec import TrunkSpec
 from minigpt import data
@@ -77,7 +78,7 @@ def plan(micro: Path, tmp_path: Path) -> Callable[..., list[TrunkSpec]]:
 
     def call(*overrides: str) -> list[TrunkSpec]:
         config = load(micro, list(overrides))
-        return expand(config, data.prepare(config.data, tmp_path / "cache").info)
+        return expand(config, Corpora({None: data.prepare(config.data, tmp_path / "cache").info}))
 
     return call
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from analysis.gridfile import extended
 from experiments.config import ConfigError, SweepConfig, load, parse
+from experiments.corpora import Corpora
 from experiments.plan import expand, warnings
 from experiments.spec import TrunkSpec
 from minigpt.data import CorpusInfo
@@ -59,7 +60,7 @@ def test_they_end_at_the_largest_power_of_two_that_every_size_can_train(
     count: int, train_tokens: int, max_epochs: float, seq_lens: tuple[int, ...]
 ) -> None:
     corpus = replace(CORPUS, train_tokens=train_tokens)
-    trunks = expand(of(count, max_epochs, seq_lens), corpus)
+    trunks = expand(of(count, max_epochs, seq_lens), Corpora({None: corpus}))
     assert len(trunks) == len(seq_lens)
     found = horizons(trunks[0])
     assert all(horizons(trunk) == found for trunk in trunks)
@@ -175,7 +176,7 @@ def test_less_than_a_token_is_refused_whatever_the_number(plan: Expand) -> None:
 def test_no_doubling_fits_a_text_shorter_than_a_step() -> None:
     corpus = replace(CORPUS, train_tokens=130)
     with pytest.raises(ConfigError, match=r"shorter than one step of 128 tokens; lower the batch$"):
-        expand(of(1, max_epochs=0.5), corpus)
+        expand(of(1, max_epochs=0.5), Corpora({None: corpus}))
 
 
 def test_plan_and_run_tell_the_largest(sweep, micro: Path) -> None:
@@ -240,7 +241,7 @@ def test_the_shipped_gpu_ladder_is_a_grid_without_objections() -> None:
         "cuda",
         5,
     )
-    trunks = expand(config, replace(CORPUS, train_tokens=100_000_000))
+    trunks = expand(config, Corpora({None: replace(CORPUS, train_tokens=100_000_000)}))
     assert warnings(config, trunks) == []
     assert {tuple(horizons(t)) for t in trunks} == {tuple(2**k for k in range(21, 27))}
     assert len(trunks) == 10

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import manifest
 from experiments.config import ConfigError, load
+from experiments.corpora import Corpora
 from experiments.plan import expand
 from experiments.spec import TrunkSpec
 from minigpt.data import CorpusInfo
@@ -53,7 +54,7 @@ def test_the_quick_sweep_is_extended_by_appended_runs(
 ) -> None:
     stored = (ROOT / "tests/data/quick/sweep.json").read_text()
     before = json.loads(stored)
-    corpus = CorpusInfo(**before["corpus"] | {"skipped": ()})
+    corpus = Corpora({None: CorpusInfo(**before["corpus"] | {"skipped": ()})})
     quick = load(ROOT / "configs/quick.toml")
     known = {run.run_id for trunk in expand(quick, corpus) for run in trunk.runs}
     assert known == set(before["runs"])  # ids of a finished sweep never move

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config import ConfigError, SweepConfig, load, parse
+from experiments.corpora import Corpora
 from experiments.plan import expand, warnings
 from experiments.spec import TrunkSpec
 from minigpt.data import CorpusInfo
 
 ROOT = Path(__file__).parents[2]
 QUICK = json.loads((ROOT / "tests/data/quick/sweep.json").read_text())
-CORPUS = CorpusInfo(**QUICK["corpus"] | {"skipped": ()})
+CORPUS = Corpora({None: CorpusInfo(**QUICK["corpus"] | {"skipped": ()})})
 Expand = Callable[..., list[TrunkSpec]]
 BUDGETS = (3e8, 6e8)
 FLOPS = ("grid.tokens=[]", "grid.flops=[6e8, 3e8]")

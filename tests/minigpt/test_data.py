@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from minigpt import data
 from minigpt.config import DataConfig
-from minigpt.data import END_OF_TEXT, Corpus, DataError
+from minigpt.data import Corpus, DataError
 from minigpt.split import BLOCK_BYTES
 from minigpt.text import STDLIB_LEFT_OUT, files
+from minigpt.tokenizer import BYTES
 
 
 def config(path, **changes) -> DataConfig:
@@ -29,7 +30,7 @@ def config(path, **changes) -> DataConfig:
 
 def documents(shard: np.ndarray) -> list[bytes]:
     """The texts between the end-of-text tokens."""
-    ends = np.flatnonzero(shard == END_OF_TEXT)
+    ends = np.flatnonzero(shard == BYTES.end_of_text)
     assert ends[-1] == len(shard) - 1
     starts = np.concatenate(([0], ends[:-1] + 1))
     return [bytes(shard[a:b].astype(np.uint8)) for a, b in zip(starts, ends, strict=True)]
@@ -62,7 +63,7 @@ def test_bytes_come_back_with_an_end_after_every_document(tmp_path, texts):
     assert corpus.train.dtype == np.uint16
     assert isinstance(corpus.train, np.memmap)
     assert (corpus.info.documents, corpus.info.split_unit) == (30, "document")
-    assert END_OF_TEXT == data.BYTE_VOCABULARY - 1 == 256
+    assert BYTES.end_of_text == BYTES.vocab_size - 1 == 256
 
 
 @settings(max_examples=12)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minigpt import data, records
 from minigpt.config import DataConfig
-from minigpt.data import END_OF_TEXT, Corpus, DataError
+from minigpt.data import Corpus, DataError
 from minigpt.tokenizer import BYTES
 
 Writer = Callable[[Path, list[str]], object]
@@ -141,7 +141,7 @@ def test_text_and_records_lie_side_by_side(texts: list[str], tmp_path: Path) -> 
     assert corpus.info.documents == 30
     assert [Path(name).name for name in corpus.info.skipped] == ["archive.tar.gz"]
     both = np.concatenate([corpus.train, corpus.val])
-    assert (both == END_OF_TEXT).sum() == 30
+    assert (both == BYTES.end_of_text).sum() == 30
 
 
 def test_another_column_is_another_text(texts: list[str], tmp_path: Path) -> None:

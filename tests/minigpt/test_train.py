@@ -13,13 +13,14 @@ import torch
 
 from minigpt import checkpoint, loop
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
-from minigpt.data import END_OF_TEXT, Corpus
+from minigpt.data import Corpus
 from minigpt.evaluate import evaluate
 from minigpt.event import Evaluation, Progress, Result
 from minigpt.loss import next_token_loss
 from minigpt.model import MiniGPT
 from minigpt.schedule import horizon
 from minigpt.state import RECENT_STEPS, Job
+from minigpt.tokenizer import BYTES
 
 SEQ_LEN, BATCH = 16, 64
 MODEL = ModelConfig(d_model=16, n_layers=1, n_heads=2, d_ff=32, vocab_size=257, seq_len=SEQ_LEN)
@@ -513,7 +514,7 @@ def test_evaluation_by_hand(job, tokens):
         with torch.no_grad():
             log_p_TV = model(text[None, :-1])[0].double().log_softmax(dim=-1)
         nats.append([-log_p_TV[t, text[t + 1]].item() for t in range(SEQ_LEN)])
-        n_bytes += sum(int(token) != END_OF_TEXT for token in text[1:])
+        n_bytes += sum(int(token) != BYTES.end_of_text for token in text[1:])
     mean_B = np.mean(nats, axis=1)
     if tokens == 4_000:
         assert n_bytes < count * SEQ_LEN  # ends of text are among the targets
