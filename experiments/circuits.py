@@ -18,6 +18,7 @@ from torch import Tensor
 
 from experiments import schema, store
 from experiments.progress import watched
+from experiments.shards import open_shards
 from experiments.spec import RunSpec, TrunkSpec
 from experiments.store import StoreError
 from minigpt import data, structure, weights
@@ -141,7 +142,7 @@ def finished(sweep: Path) -> list[Found]:
 
 def material(sweep: Path, trunk: TrunkSpec, device: str) -> Material:
     """What models of this trunk's text and context are asked; raises DataError for another text."""
-    corpus = data.prepare(trunk.data, sweep.parent / "data", leave_out=sweep.parent)
+    corpus = open_shards(sweep, trunk.data, trunk.tokenizer_sha256)
     if corpus.info.val_sha256 != trunk.val_sha256:
         raise data.DataError(
             f"{sweep}: the text of data.source = '{trunk.data.source}' ({corpus.info.origin}) is "
@@ -194,7 +195,7 @@ def scores(
 
 
 def _text(trunk: TrunkSpec) -> object:
-    return trunk.data, trunk.model.seq_len
+    return trunk.data_sha256, trunk.val_sha256, trunk.tokenizer_sha256, trunk.model.seq_len
 
 
 def _common(shard_N: np.ndarray, end: int | None) -> list[int]:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from experiments import schema, store
 from experiments.progress import watched
+from experiments.shards import open_shards
 from experiments.spec import RunSpec, TrunkSpec
 from experiments.store import StoreError
 from minigpt import data, generate, weights
@@ -93,7 +94,7 @@ def held_out_prompts(sweep: Path, runs: list[Found]) -> list[bytes]:
     """How the first held-out documents begin; raises DataError where the text is gone."""
     trunk, _ = runs[0]
     try:
-        corpus = data.prepare(trunk.data, sweep.parent / "data", leave_out=sweep.parent)
+        corpus = open_shards(sweep, trunk.data, trunk.tokenizer_sha256)
     except data.DataError as error:
         raise data.DataError(f"{error}; or give prompts of your own with --prompt TEXT") from None
     if corpus.info.val_sha256 != trunk.val_sha256:
