@@ -223,20 +223,10 @@ def _patient_lock(folder: Path) -> Iterator[bool]:
 
 def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
     """The trunk's token shards; rank 0 makes them if they are not there yet."""
-    hashes = (trunk.tokenizer_sha256, trunk.data_sha256, trunk.val_sha256)
+    hashes = (trunk.data_sha256, trunk.val_sha256, *sorted(trunk.evals_sha256.items()))
 
     def prepare() -> data.Corpus:
-        corpus = _prepared(place.sweep, place.cache, trunk.data, *hashes)  # type: ignore[arg-type]
-        evals = {each.name: each.sha256 for each in corpus.info.evals}
-        if (corpus.info.data_sha256, corpus.info.val_sha256, evals) != (
-            *hashes[1:],
-            trunk.evals_sha256,
-        ):
-            raise data.DataError(
-                f"the text of source '{trunk.data.source}' has changed since this sweep was "
-                "planned; start a new sweep with name=NEW"
-            )
-        return corpus
+        return _prepared(place.sweep, place.cache, trunk.data, trunk.tokenizer_sha256, hashes)  # type: ignore[arg-type]
 
     with group.together():
         corpus = prepare() if group.rank == 0 else None
@@ -246,10 +236,18 @@ def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    sweep: Path, cache: Path, config: DataConfig, tokenizer_sha256: str | None, *_hashes: str
+    sweep: Path, cache: Path, config: DataConfig, tokenizer_sha256: str | None, hashes: tuple
 ) -> data.Corpus:
     """The corpus of these hashes, one for all trunks of a process, so that a GPU holds it once."""
-    return open_shards(sweep, config, tokenizer_sha256, cache)
+    corpus = open_shards(sweep, config, tokenizer_sha256, cache)
+    info = corpus.info
+    evals = sorted((each.name, each.sha256) for each in info.evals)
+    if (info.data_sha256, info.val_sha256, *evals) != hashes:
+        raise data.DataError(
+            f"the text of source '{config.source}' has changed since this sweep was planned; "
+            "start a new sweep with name=NEW"
+        )
+    return corpus
 
 
 def _may_stop(event: Told, group: Group) -> bool:
