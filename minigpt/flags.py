@@ -16,7 +16,7 @@ from minigpt.tokenizer import BYTES
 MODEL = {"d_model": 128, "n_layers": 2, "seq_len": 256}
 TOY_MODEL = {"d_model": 64, "n_layers": 1, "seq_len": 64}
 D_HEAD = 32
-TOKENS, TOY_TOKENS, TOY_VOCABULARY = 3_000_000, 200_000, 64
+TOKENS, TOY_TOKENS, TOY_VOCABULARY = 4_000_000, 200_000, 64
 BATCH_TOKENS = 2_048
 BASE_RATE, BASE_WIDTH = 0.04, 8  # the rule of configs/quick.toml
 WARMUP_STEPS = 10  # or a quarter of the steps, where that is less
@@ -124,7 +124,7 @@ def training(args: argparse.Namespace, model: ModelConfig, tokens: int, device: 
         "beta2": 0.99,
         "seed": args.seed,
         "dtype": "bfloat16" if device == "cuda" else "float32",
-        "eval_every_tokens": max(batch, tokens // POINTS),
+        "eval_every_tokens": -(-tokens // (POINTS * batch)) * batch,
     }
     return _checked(TrainConfig, values)
 

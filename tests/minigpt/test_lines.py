@@ -83,15 +83,15 @@ def test_share_and_its_error_by_hand():
 
 
 def test_the_error_is_that_of_texts_not_of_lines():
-    """Of 60 texts of ten lines, all good or all bad, drawn again and again."""
+    """Of 40 texts of four lines, all good or all bad, drawn again and again."""
     rng = random.Random(0)
     found = [
-        lines.share([[b"x" if rng.random() < 0.5 else b"?"] * 10 for _ in range(60)])
-        for _ in range(200)
+        lines.share([[b"x" if rng.random() < 0.5 else b"?"] * 4 for _ in range(40)])
+        for _ in range(100)
     ]
     spread = np.std([share.value for share in found if share])
     claimed = np.mean([share.se for share in found if share and share.se is not None])
-    assert claimed == pytest.approx(spread, rel=0.15)
+    assert claimed == pytest.approx(spread, rel=0.3)  # of lines it would be half
 
 
 def test_unigram_lines_have_the_lengths_and_the_frequencies():
