@@ -11,13 +11,16 @@ from pydantic import ValidationError
 
 from minigpt.config import DataConfig, LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.data import CorpusInfo, windows
-from minigpt.tokenizer import BYTES
+from minigpt.sources import TRAINED
+from minigpt.tokenizer import TokenizerError
+from minigpt.vocabulary import check_size
 
 MODEL = {"d_model": 128, "n_layers": 2, "seq_len": 256}
 TOY_MODEL = {"d_model": 64, "n_layers": 1, "seq_len": 64}
 D_HEAD = 32
 TOKENS, TOY_TOKENS, TOY_VOCABULARY = 4_000_000, 200_000, 64
 BATCH_TOKENS = 2_048
+VOCABULARY = 2_048  # of a tokenizer that is trained
 BASE_RATE, BASE_WIDTH = 0.04, 8  # the rule of configs/quick.toml
 WARMUP_STEPS = 10  # or a quarter of the steps, where that is less
 POINTS = 10  # of the curve
@@ -28,6 +31,8 @@ AS_FLAGS = {
     "data.column=": "--column ",
     "data.column": "--column",
     "data.val_fraction": "--val-fraction",
+    "data.tokenizer": "--tokenizer",
+    "vocab_size": "--vocab-size",
     "data.source = 'text'": "--text",
 }
 
@@ -55,14 +60,27 @@ def name(args: argparse.Namespace) -> str:
 
 
 def of_text(args: argparse.Namespace) -> DataConfig:
-    """The text to train on; how much of it is held out for evaluation is not known yet."""
-    if args.vocab_size is not None:
+    """The text to train on; how much of it is held out for evaluation is not known yet.
+
+    Raises FlagError for a vocabulary that the tokenizer cannot have.
+    """
+    tokenizer, size = args.tokenizer or "bytes", args.vocab_size
+    trained = tokenizer in TRAINED
+    if size is not None and not trained:
         raise FlagError(
-            f"--vocab-size {args.vocab_size}: bytes are {BYTES.vocab_size} tokens; leave it out"
+            f"--vocab-size {size} is for a tokenizer that is trained; give --tokenizer bpe or "
+            "wordpiece, or leave it out"
         )
+    size = size or (VOCABULARY if trained else None)
+    if size is not None:
+        try:
+            check_size(tokenizer, size)
+        except TokenizerError as error:
+            raise FlagError(as_flags(str(error))) from None
     if args.text is None and args.column is not None:
         raise FlagError(f"--column {args.column} belongs to --text with .jsonl or .parquet files")
-    values: dict[str, Any] = {"val_fraction": args.val_fraction, "column": args.column}
+    values: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": size}
+    values |= {"val_fraction": args.val_fraction, "column": args.column}
     if args.text is not None:
         path = args.text[0] if len(args.text) == 1 else args.text
         values |= {"source": "text", "path": path}
@@ -85,7 +103,7 @@ def held_out(config: DataConfig, info: CorpusInfo, seq_len: int) -> DataConfig:
 
 def of_toy(args: argparse.Namespace, seq_len: int) -> DataConfig:
     """What stands in the place of text; refuses flags without effect on random tokens."""
-    for name in ("text", "column", "out", "prompt"):
+    for name in ("text", "column", "out", "prompt", "tokenizer"):
         if getattr(args, name) is not None:
             raise FlagError(f"--{name} has no effect on the random tokens of --toy; leave it out")
     return DataConfig(eval_tokens=128 * seq_len, curve_eval_tokens=32 * seq_len)
@@ -146,6 +164,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     told = "text files, folders or globs (default: the Python standard library's source)"
     text.add_argument("--text", nargs="+", metavar="PATH", help=told)
     text.add_argument("--column", help="the text's column in .jsonl and .parquet files")
+    told = "bytes (default); bpe or wordpiece, trained on the text; or the path of a tokenizer.json"
+    text.add_argument("--tokenizer", metavar="KIND", help=told)
+    told = f"ids of bpe or wordpiece (default: {VOCABULARY:,}), of --toy ({TOY_VOCABULARY})"
+    text.add_argument("--vocab-size", type=_whole(2), metavar="V", help=told)
     told = "share of the documents, or of blocks of a long one, held out (default: 0.12)"
     text.add_argument("--val-fraction", type=float, default=0.12, metavar="F", help=told)
     shape = made.add_argument_group("model")
@@ -177,8 +199,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--prompt", metavar="TEXT", help=told)
     told = "random tokens in place of text: fresh ones cannot be learned, a fixed set can by heart"
     made.add_argument("--toy", choices=("fresh", "fixed"), help=told)
-    told = f"of --toy: different tokens (default: {TOY_VOCABULARY})"
-    made.add_argument("--vocab-size", type=_whole(2), metavar="V", help=told)
     return made
 
 

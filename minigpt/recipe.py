@@ -15,9 +15,11 @@ from minigpt.frozen import Frozen, Positive
 
 CONFIG, RESULT, SHARDS = "config.json", "result.json", "data"
 WEIGHTS, SAMPLE = "model.pt", "sample.txt"
-# More tokens go on from where the trunk was left, looking at losses changes no weight, and where
-# the text lies is nothing to a model: its hashes are compared.
-MAY_CHANGE = ("tokens", "train.eval_every_tokens", "data.path")
+MAY_CHANGE = (
+    "tokens",  # more of them go on from where the trunk was left
+    "train.eval_every_tokens",  # looking at losses changes no weight
+    *("data.path", "data.eval_tokens", "data.curve_eval_tokens"),  # the text's hashes are compared
+)
 
 
 class FolderError(ValueError):

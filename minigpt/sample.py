@@ -17,12 +17,15 @@ ROWS, LINES, BATCHES = (
 HELD_OUT_ROWS = 1_000
 
 
-def default_prompt(corpus: Corpus, tokenizer: Tokenizer, python: bool) -> bytes:
-    """What a sample goes on from where nothing is said: `def `, or how held-out text begins."""
-    if python:
-        return b"def "
-    words = tokenizer.decode(corpus.val[:64].tolist()).split()
-    return words[0] + b" " if words else b" "
+def default_prompt(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, python: bool) -> bytes:
+    """What a sample goes on from where nothing is said, if the model can take it.
+
+    `def ` in Python, else the first word of held-out text.
+    """
+    text = tokenizer.decode(corpus.val[:4_096].tolist()).decode(errors="ignore")
+    words = [f"{word} ".encode() for word in ["def"] * python + text.split()]
+    fits = (w for w in words if not tokenizer.unknown(w) and len(tokenizer.encode(w)) <= seq_len)
+    return next(fits, b" ")
 
 
 def check(tokenizer: Tokenizer, prompt: bytes, seq_len: int) -> None:
@@ -39,6 +42,11 @@ def text(model: MiniGPT, tokenizer: Tokenizer, prompt: bytes, seed: int) -> byte
     how = Sampling(temperature=TEMPERATURE, seed=seed)
     found = generated(model, tokenizer, [prompt], model.config.seq_len, how)
     return prompt + tokenizer.decode(token.id for token in found)
+
+
+def has_lines(tokenizer: Tokenizer) -> bool:
+    """Whether its tokens know where a line ends: WordPiece forgets it."""
+    return tokenizer.decode(tokenizer.encode(b"\n")) == b"\n"
 
 
 def python_lines(

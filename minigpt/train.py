@@ -45,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle(None)
     try:
         return (_on_text if args.toy is None else _on_random_tokens)(args, console)
-    except (FlagError, FolderError, DataError, CheckpointError, DecodeError) as error:
+    except DataError as error:
         print(f"error: {flags.as_flags(str(error))}", file=sys.stderr)
+        return 2
+    except (FlagError, FolderError, CheckpointError, DecodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except (torch.OutOfMemoryError, MemoryError):
         told = "out of memory; give a smaller --batch-tokens, --d-model or --n-layers"
@@ -65,11 +68,14 @@ def _on_text(args: argparse.Namespace, console: Console) -> int:
     folder = MODELS / flags.name(args) if args.out is None else args.out
     recipe.check(folder)
     source, tokens = flags.of_text(args), args.tokens or flags.TOKENS
-    model = flags.model(args, BYTES.vocab_size)
+    model = flags.model(args, BYTES.vocab_size)  # its shape is checked before a text is read
     train = flags.training(args, model, tokens, device)
     inside = folder.resolve().is_relative_to(MODELS.resolve())
     written = MODELS if inside else folder  # models are no text
     corpus = data.prepare(source, folder / recipe.SHARDS, leave_out=written)
+    tokenizer = corpus.tokenizer
+    assert tokenizer is not None  # it is text
+    model = model.model_copy(update={"vocab_size": tokenizer.vocab_size})
     wanted = Recipe(
         model=model,
         data=flags.held_out(source, corpus.info, model.seq_len),
@@ -79,9 +85,9 @@ def _on_text(args: argparse.Namespace, console: Console) -> int:
         tokens=tokens,
     )
     python = _is_python(source, written)
-    default = sample.default_prompt(corpus, BYTES, python)
+    default = sample.default_prompt(corpus, tokenizer, model.seq_len, python)
     prompt = default if args.prompt is None else os.fsencode(args.prompt)
-    sample.check(BYTES, prompt, model.seq_len)
+    sample.check(tokenizer, prompt, model.seq_len)
     recipe.enter(folder, wanted)
     job = Job(
         model=model, data=wanted.data, train=train, corpus=corpus, folder=folder, device=device
@@ -194,15 +200,16 @@ def _losses(result: Result) -> str:
 def _show(job: Job, prompt: bytes, python: bool, console: Console) -> None:
     """Write a sample, the share of lines that are Python, and the command that writes more."""
     path, seed = job.folder / recipe.WEIGHTS, job.train.seed
-    model, _ = weights.load(path)
+    model, tokenizer = weights.load(path)
+    assert tokenizer is not None  # it was trained on text
     model.to(job.device)
-    written = sample.text(model, BYTES, prompt, seed).decode(errors="replace")
+    written = sample.text(model, tokenizer, prompt, seed).decode(errors="replace")
     (job.folder / recipe.SAMPLE).write_text(written)
     console.print(f"--- a sample, at temperature {sample.TEMPERATURE:g}")
     console.print(generate.visible(written))
     console.print("---")
-    if python:
-        own, drawn, held_out = sample.python_lines(model, BYTES, job.corpus, seed)
+    if python and sample.has_lines(tokenizer):
+        own, drawn, held_out = sample.python_lines(model, tokenizer, job.corpus, seed)
         console.print(
             f"lines that Python's tokenize accepts: {_share(own)} of the model's, "
             f"{_share(drawn)} of unigram lines as long, {_share(held_out)} of held-out text"
