@@ -77,12 +77,20 @@ def events_of(job: Job, at=LONG, stop: int | None = None) -> list[dict]:
 
 
 def trained(folder: Path, plan: dict, group: Group) -> dict:
-    """Events of runs: uninterrupted, taken over from one process, in half precision, diverged."""
+    """Events of runs: uninterrupted, taken over from one process, in half precision, diverged.
+
+    With dropout: uninterrupted and interrupted.
+    """
     found = {}
     for preset in MODELS:
         found[preset] = events_of(job_in(folder / preset, plan, group, preset))
         taken_over = job_in(folder / f"{preset}-begun", plan, group, preset)
         found[f"{preset}-begun"] = events_of(taken_over, stop=85)
+    for name, stop in (("dropout", None), ("dropout-closed", 17)):
+        model = MODELS["gpt"].model_copy(update={"dropout": 0.1})
+        job = replace(job_in(folder / name, plan, group), model=model)
+        found[name] = events_of(job, SHORT, stop=stop)
+        found[name] = events_of(job, SHORT) if stop else found[name]
     half = job_in(folder / "half", plan, group, dtype="bfloat16")
     found["half"] = events_of(half, SHORT)
     found["diverged"] = events_of(job_in(folder / "wild", plan, group, lr=rates(1e3, 1e3)))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -74,6 +74,7 @@ def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
 # What is dropped
 
 
+@settings(max_examples=25)
 @given(p=st.floats(0.01, 0.95), seed=st.integers(0, 1000))
 def test_an_entry_is_zero_or_its_expectation_is_itself(p, seed):
     """Of 20,000 entries the mean is within six standard errors, and so is the share of zeros."""

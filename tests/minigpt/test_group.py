@@ -121,6 +121,21 @@ def test_bfloat16_too(one, several):
     assert found == pytest.approx(expected, rel=5e-3)
 
 
+def test_dropout_of_ranks_resumes_too(several):
+    """Masks of other entries than one process has, and the same again after a stop."""
+    found = several[2][0]["trained"]
+    whole, again = found["dropout"][-1], found["dropout-closed"][-1]
+    assert whole["status"] == "ok"
+    for name in LOSSES:
+        assert again[name] == pytest.approx(whole[name], rel=1e-6), name
+    stored = [
+        checkpoint.load(several[1] / name / "weights.pt")["model"]
+        for name in ("dropout", "dropout-closed")
+    ]
+    for name, weight in stored[0].items():
+        torch.testing.assert_close(stored[1][name], weight, rtol=1e-4, atol=1e-6)
+
+
 def test_ranks_yield_the_same_events(several):
     first, second = (answers["trained"] for answers in several[2])
     assert first == second

@@ -55,7 +55,7 @@ def on_text(command, text_folder) -> Command:
     """The command on a small text, in the folder `out`."""
 
     def call(*words: object) -> tuple[int, str, str]:
-        return command("--text", text_folder, "--tokens", 6_400, "--out", "out", *words)
+        return command("--text", text_folder, "--tokens", 3_200, "--out", "out", *words)
 
     return call
 
@@ -112,10 +112,10 @@ def test_again_it_trains_nothing_and_says_the_same(on_text):
 
 def test_more_tokens_go_on_from_the_trunk(on_text):
     assert on_text()[0] == 0
-    code, out, _ = on_text("--tokens", "12.8e3")
+    code, out, _ = on_text("--tokens", "6.4e3")
     assert code == 0
-    assert "goes on from step 80 of 200" in out
-    assert on_text("--tokens", 12_800, "--out", "direct")[0] == 0
+    assert "goes on from step 40 of 100" in out
+    assert on_text("--tokens", 6_400, "--out", "direct")[0] == 0
     assert_same_weights(Path("out/model.pt"), Path("direct/model.pt"))
 
 
@@ -137,7 +137,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(on_text, monkeypatch, dropo
     assert not Path("out/model.pt").exists()
     code, out, _ = on_text("--dropout", dropout)
     assert code == 0
-    assert "goes on from step 33 of 100" in out
+    assert "goes on from step 33 of 50" in out
     assert on_text("--dropout", dropout, "--out", "whole")[0] == 0
     assert_same_weights(Path("out/model.pt"), Path("whole/model.pt"))
 
@@ -167,7 +167,7 @@ def test_tokens_of_a_vocabulary_learned_from_the_text(on_text, capsys):
 def test_tokens_that_forget_lines(command):
     for i in range(40):
         Path(f"{i}.py").write_text(f"    x{i} = f(x{i % 7})\n" * 70)
-    words = ("--text", "*.py", "--out", "out", "--tokens", 6_400)
+    words = ("--text", "*.py", "--out", "out", "--tokens", 1_280)
     code, out, err = command(*words, "--tokenizer", "wordpiece", "--vocab-size", 60)
     assert code == 0, err
     assert "accepts" not in out
@@ -197,7 +197,7 @@ def test_of_python_it_tells_how_many_lines_are_accepted(command):
     for i in range(40):
         Path(f"{i}.py").write_text(f"    x['k{i % 7}'] = f('{i % 5}')\n" * 70 + f"y = {i}\n")
     words = ("--text", "*.py", "--out", "out", "--seq-len", 64)
-    code, out, err = command(*words, "--tokens", 20_000, "--lr", 0.02)
+    code, out, err = command(*words, "--tokens", 12_800, "--lr", 0.02)
     assert code == 0, err
     told = re.search(
         r"accepts: (\S+)% ± (\S+)% \((\d+)\) of the model's, (\S+)% ± \S+% \((\d+)\) of unigram "
