@@ -6,7 +6,7 @@ from experiments import config as configs
 from experiments import manifest
 from experiments.config import ConfigError, SweepConfig
 from experiments.corpora import Corpora, resolved
-from experiments.grid import vocabularies
+from experiments.models import vocabularies
 from experiments.plan import expand
 from experiments.spec import TrunkSpec
 from minigpt import data

@@ -63,15 +63,10 @@ def corpus_lines(config: SweepConfig, corpora: Corpora) -> str:
             f"split by {corpus.split_unit} hash; "
             f"{corpus.overlap:.1%} of held-out 3-line windows also stand in training"
         )
-    if corpus.skipped:
-        told += (
-            f"; skipped {len(corpus.skipped)} files that are not UTF-8 text "
-            f"({corpus.skipped[0]}{', ...' if len(corpus.skipped) > 1 else ''})"
-        )
-    if corpus.null_rows:
-        told += f"; skipped {corpus.null_rows:,} records whose {config.data.column} is null"
+    told += _skipped(config, corpus)
     for info in corpora.by_vocabulary.values():
-        told += _tokenizer_line(config, info) + "".join(map(_eval_line, info.evals))
+        told += _tokenizer_line(config, info)
+        told += "".join(_eval_line(config, each) for each in info.evals)
     if isinstance(config.grid.tokens, Doublings) and config.grid.sizes:
         largest, epoch = largest_horizon(config, corpora)
         epochs = config.data.max_epochs
@@ -98,11 +93,24 @@ def _tokenizer_line(config: SweepConfig, corpus: CorpusInfo) -> str:
     return told + f"{corpus.train_bytes / corpus.train_tokens:.2f} bytes of text a token"
 
 
-def _eval_line(info: EvalInfo) -> str:
+def _eval_line(config: SweepConfig, info: EvalInfo) -> str:
     told = f"\nheld out too: {info.name}, {info.tokens:,} tokens"
-    if info.overlap is None:
-        return told
-    return f"{told}; {info.overlap:.1%} of its 3-line windows also stand in training"
+    if info.overlap is not None:
+        told += f"; {info.overlap:.1%} of its 3-line windows also stand in training"
+    return told + _skipped(config, info)
+
+
+def _skipped(config: SweepConfig, info: CorpusInfo | EvalInfo) -> str:
+    """What of a text was left out, because it is none."""
+    told = ""
+    if info.skipped:
+        told += (
+            f"; skipped {len(info.skipped)} files that are not UTF-8 text "
+            f"({info.skipped[0]}{', ...' if len(info.skipped) > 1 else ''})"
+        )
+    if info.null_rows:
+        told += f"; skipped {info.null_rows:,} records whose {config.data.column} is null"
+    return told
 
 
 def status_rows(sweep: Path, wanted: list[str], known: Jobs) -> list[dict]:

@@ -12,9 +12,10 @@ FORMAT = 2  # raise it when the same text would give other shards or another met
 
 @dataclass(frozen=True, kw_only=True)
 class EvalInfo:
-    """What is known of one more held-out set; `overlap` as in CorpusInfo, with the training text.
+    """What is known of one more held-out set.
 
-    `exact`: the tokens stand for its text exactly, so that there are bits per byte of it.
+    `exact`: the tokens stand for its text exactly, so that there are bits per byte of it. `overlap`
+    with the training text, `skipped` and `null_rows` are as in CorpusInfo.
     """
 
     name: str
@@ -22,6 +23,8 @@ class EvalInfo:
     tokens: int
     exact: bool
     overlap: float | None
+    skipped: tuple[str, ...] = ()
+    null_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def _of_text(
     known = (FORMAT, "eval", *beside, *stats)
     seen = caches.seen(cache, known)
     if seen is None:
-        documents, _, _ = text.read(paths, named, config.column, key)
+        documents, skipped, null_rows = text.read(paths, named, config.column, key)
         if not documents:
             raise DataError(
                 f"{key} = {config.evals[name]!r}: no text in it; give files that hold plain UTF-8 "
@@ -64,10 +64,12 @@ def _of_text(
                 "overlap": overlap(training.train, units),
             }
             caches.publish(folder, {"val": [made.tokens]}, measured)
-        seen = {"shards": folder.name}
+        seen = {"shards": folder.name, "skipped": skipped, "null_rows": null_rows}
         caches.keep(cache, known, seen)
     folder = cache / seen["shards"]
-    mine = EvalInfo(name=name, **json.loads((folder / "meta.json").read_text()))
+    measured = json.loads((folder / "meta.json").read_text())
+    found = {"skipped": tuple(seen["skipped"]), "null_rows": seen["null_rows"]}
+    mine = EvalInfo(name=name, **measured, **found)
     return mine, replace(corpus, val=mapped(folder / "val.bin"), exact=mine.exact)
 
 

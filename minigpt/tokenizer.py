@@ -161,9 +161,7 @@ def from_json(text: str) -> Tokenizer:
 def from_file(path: Path) -> Tokenizer:
     """The tokenizer of a file; raises TokenizerError for one that cannot be read or used."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
+        text = path.read_bytes().decode(errors="replace")
     except OSError as error:
         raise TokenizerError(
             f"{path}: cannot be read ({error.strerror}); give a tokenizer.json"

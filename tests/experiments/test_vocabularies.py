@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from minigpt import tokenizer
+from minigpt import generate, tokenizer
 from minigpt.generate import load
 from minigpt.vocabulary import train
 
@@ -62,6 +62,12 @@ def test_two_vocabularies_are_compared_in_bits_per_byte(
         assert re.search(rf"tokenizer: bpe, {size} ids \({own.sha256[:12]}\): ", out)  # type: ignore[index]
     assert rows["bytes"].is_monotonic_increasing  # a larger vocabulary has longer tokens
     assert rows["data_sha256"].nunique() == 2
+    for weights in (micro.parent / "runs" / "micro" / "trunks").glob("*/[0-9a-f]*.pt"):
+        model, own = load(weights)  # which need nothing else to write text
+        assert own is not None
+        assert own.vocab_size == model.config.vocab_size
+        words = ("--checkpoint", str(weights), "--prompt", "ab cd", "--tokens", "4")
+        assert generate.main(list(words)) == 0
 
 
 def test_the_held_out_documents_are_those_of_bytes(sweep: Sweep, micro: Path) -> None:
@@ -76,18 +82,6 @@ def test_the_held_out_documents_are_those_of_bytes(sweep: Sweep, micro: Path) ->
         assert own.decode(ids) == bytes(plain[plain < 256].astype(np.uint8))
         ends = np.flatnonzero(plain == 256)
         assert ids.count(own.end_of_text) == len(ends)
-
-
-def test_weights_write_text_by_themselves(sweep: Sweep, micro: Path) -> None:
-    from minigpt import generate
-
-    assert sweep("run", micro, *SMALL, TWO)[0] == 0
-    for weights in (micro.parent / "runs" / "micro" / "trunks").glob("*/[0-9a-f]*.pt"):
-        model, own = load(weights)
-        assert own is not None
-        assert own.vocab_size == model.config.vocab_size
-        words = ("--checkpoint", str(weights), "--prompt", "ab cd", "--tokens", "4")
-        assert generate.main(list(words)) == 0
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
@@ -172,13 +166,18 @@ def test_a_file_that_changes_text_has_no_bits_per_byte(
     assert pd.isna(results(micro).iloc[0]["val_bpb"])
 
 
-def test_bytes_are_counted_too(sweep: Sweep, micro: Path) -> None:
+def test_a_sweep_of_bytes_is_as_it_was(sweep: Sweep, micro: Path) -> None:
+    """But for their number: no tokenizer, no other held-out set."""
     assert sweep("run", micro, "grid.tokens=[3200]", "grid.sizes=[{ d_model = 8 }]")[0] == 0
     row = results(micro).iloc[0]
     train_shard = np.fromfile(shards(micro)[257] / "train.bin", "<u2")
     assert row["bytes"] == round(3_200 * np.mean(train_shard < 256))
     assert pd.isna(row["tokenizer_sha256"])
-    assert not (micro.parent / "runs" / "micro" / "tokenizers").exists()
+    folder = micro.parent / "runs" / "micro"
+    assert not (folder / "tokenizers").exists()
+    assert not (folder / "evals.parquet").exists()
+    for path in folder.glob("trunks/*/*.json"):
+        assert path.name == "spec.json" or "evals" not in json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(
