@@ -93,7 +93,9 @@ def _differences(key: str, old: object, new: object) -> list[str]:
         ]
     if old == new or key in MAY_CHANGE:
         return []
-    there, here = (v[:12] if key.endswith("sha256") else json.dumps(v) for v in (old, new))
+    there, here = (
+        str(value)[:12] if key.endswith("sha256") else json.dumps(value) for value in (old, new)
+    )
     return [f"{key} = {there} there, {here} now"]
 
 

@@ -32,7 +32,7 @@ from minigpt.process import hearing, settle
 from minigpt.recipe import FolderError, Recipe
 from minigpt.schedule import horizon
 from minigpt.state import Job
-from minigpt.tokenizer import BYTES
+from minigpt.tokenizer import BYTES, Tokenizer
 from minigpt.watch import Watch
 
 MODELS = Path("models")
@@ -92,7 +92,7 @@ def _on_text(args: argparse.Namespace, console: Console) -> int:
     job = Job(
         model=model, data=wanted.data, train=train, corpus=corpus, folder=folder, device=device
     )
-    console.print(_described(corpus.info, job, tokens))
+    console.print(_described(corpus.info, tokenizer, job, tokens))
     result = recipe.ended(folder, wanted)
     if result is None:
         try:
@@ -173,13 +173,13 @@ def _is_python(source: DataConfig, leave_out: Path) -> bool:
 # What is said
 
 
-def _described(info: CorpusInfo, job: Job, tokens: int) -> str:
+def _described(info: CorpusInfo, tokenizer: Tokenizer, job: Job, tokens: int) -> str:
     model, batch = job.model, job.train.batch_tokens
     steps = horizon(job.train.schedule, tokens, batch).stop
     skipped = f"; {len(info.skipped)} files are no text" if info.skipped else ""
     return (
-        f"text: {info.origin}: {info.train_tokens:,} tokens to train on, {info.val_tokens:,} held "
-        f"out{skipped}\n"
+        f"text: {info.origin}: {info.train_tokens:,} tokens ({tokenizer.kind}) to train on, "
+        f"{info.val_tokens:,} held out{skipped}\n"
         f"model: {model.preset}, d_model {model.d_model}, {model.n_layers} layers, "
         f"{model.n_heads} heads, context {model.seq_len}: {parameter_counts(model).total:,} "
         "parameters\n"
