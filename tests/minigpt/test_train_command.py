@@ -64,6 +64,17 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(path)["model"]
 
 
+def accepted(out: str) -> tuple[float, ...]:
+    """Shares in percent, with errors and lines: the model's, unigram ones, of held-out text."""
+    told = re.search(
+        r"accepts: (\S+)% ± (\S+)% \((\d+)\) of the model's, (\S+)% ± (\S+)% \((\d+)\) of "
+        r"unigram lines as long, (\S+)%",
+        out,
+    )
+    assert told is not None
+    return tuple(map(float, told.groups()))
+
+
 def assert_same_weights(one: Path, two: Path) -> None:
     mine, theirs = weights_of(one), weights_of(two)
     assert mine.keys() == theirs.keys()
@@ -199,17 +210,24 @@ def test_of_python_it_tells_how_many_lines_are_accepted(command):
     words = ("--text", "*.py", "--out", "out", "--seq-len", 64)
     code, out, err = command(*words, "--tokens", 12_800, "--lr", 0.02)
     assert code == 0, err
-    told = re.search(
-        r"accepts: (\S+)% ± (\S+)% \((\d+)\) of the model's, (\S+)% ± \S+% \((\d+)\) of unigram "
-        r"lines as long, (\S+)%",
-        out,
-    )
-    assert told is not None
-    share, se, n, unigram, n_unigram, held_out = map(float, told.groups())
+    share, se, n, unigram, _, n_unigram, held_out = accepted(out)
     assert n == n_unigram >= 200
     assert 0 <= unigram < held_out == 100
     assert share > unigram
     assert se < 10
+
+
+@pytest.mark.slow
+def test_on_the_default_text_the_lines_beat_unigram_ones(command):
+    """The README's command, with a smaller model and fewer tokens."""
+    shape = ("--d-model", 64, "--seq-len", 128, "--batch-tokens", 2_048)
+    code, out, err = command(*shape, "--tokens", 1e6, "--prompt", "def ")
+    assert code == 0, err
+    assert Path("models/stdlib/sample.txt").read_text().startswith("def ")
+    share, se, n, unigram, unigram_se, _, held_out = accepted(out)
+    assert n >= 200
+    assert share - unigram > 3 * (se**2 + unigram_se**2) ** 0.5
+    assert share < held_out
 
 
 def test_a_model_that_diverges_is_named_and_not_trained_again(on_text):
