@@ -31,7 +31,7 @@ def train(kind: Kind, vocab_size: int, texts: Sequence[bytes]) -> Tokenizer:
     return from_json(engine.to_str())
 
 
-def check_size(kind: Kind, vocab_size: int) -> None:
+def check_size(kind: str, vocab_size: int) -> None:
     """Raise TokenizerError for a number of ids that a tokenizer of `kind` cannot have."""
     least = LEAST[kind]
     if not least <= vocab_size <= VOCABULARY_LIMIT:
