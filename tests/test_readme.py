@@ -41,11 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(900)  # all of them, one after another
 def test_commands_of_the_readme_run(folder: Path) -> None:
     assert len(COMMANDS) > 8
     for command in COMMANDS:
         # Training runs on the tiny config; what needs a whole study reads the stored quick sweep.
-        whole = re.search(r"analysis\.(predict|design) runs/quick", command)
+        whole = re.search(r"analysis\.(fit|predict|design) runs/quick", command)
         shown = command if whole else command.replace("quick", "tiny")
         words = shlex.split(shown.replace("~/notes", "notes"))
         if "analysis.benchmark" in words:
@@ -75,6 +76,7 @@ def test_commands_of_the_makefile_are_those_of_the_readme() -> None:
         "docs/quick.md",
         "docs/design.md",
         "docs/benchmarks.md",
+        "docs/heads.md",
     ],
 )
 def test_links_lead_somewhere(path: str) -> None:
