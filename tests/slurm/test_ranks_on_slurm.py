@@ -35,6 +35,7 @@ def test_two_nodes_equal_one_process(suite: Suite, strategy: str) -> None:
     assert_equal(suite.results(), suite.whole(*WORDS))
 
 
+@pytest.mark.timeout(600)  # jobs of other tests can keep it waiting for both nodes
 def test_two_ranks_are_requeued_together(suite: Suite) -> None:
     words = (WORDS[0], "grid.tokens=[2_048_000]", "launch.checkpoint_seconds=1")
     limits = ("launch.slurm.gpus_per_node=1", "launch.slurm.partition=low")
@@ -42,7 +43,7 @@ def test_two_ranks_are_requeued_together(suite: Suite) -> None:
     (latest,) = until("a checkpoint", lambda: list(suite.sweep().glob("trunks/*/latest.pt")))  # type: ignore[misc]
     rival = ("-p", "high", "-N2", "--gpus-per-node=2", "--mem=100M", "-o", "/dev/null")
     output("sbatch", *rival, "--wrap", "sleep 1")
-    code, out, err = suite.run(*words, *TWO_NODES, *limits, "--wait")
+    code, out, err = suite.run(*words, *TWO_NODES, *limits, "--wait", seconds=500)
     assert code == 0, (out, err, suite.logs())
     log = (latest.parent / "log.txt").read_text()
     starts = [int(step) for step in re.findall(r"from step (\d+) of", log)]
