@@ -24,12 +24,12 @@ ORDER = {
         "figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),
     "analysis": (
-        "read rows columns units checks load conventions public flops law sumlaw gammalaw reuse "
-        "datalaw shiftedpower farseer laws newton solve refit gls targets profile interval "
-        "repetition identify bootstrap noise uncertainty compare curves optima envelope isoflop "
-        "sensitivity discrepancy surface population result trust allocate forecast analyse words "
-        "describe textreport fitsjson fit drawing panels plots rowtables remarks tables circuits "
-        "circuitplots circuittables samples vocabularies report "
+        "read rows columns units checks load conventions public flops law cells sumlaw gammalaw "
+        "reuse datalaw shiftedpower farseer laws newton solve refit gls targets profile "
+        "interval repetition identify bootstrap noise uncertainty compare curves optima "
+        "envelope isoflop sensitivity discrepancy surface population result trust allocate "
+        "forecast analyse words describe textreport fitsjson fit drawing panels plots rowtables "
+        "remarks tables circuits circuitplots circuittables samples vocabularies report "
         "register predict shapes information market choose planned expected offers nextruns "
         "gridfile design simulated replay nested extrapolation coverage pipeline fitspeed "
         "benchmark"

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar, nnls
 
+from analysis.cells import nonnegative
 from analysis.flops import FlopsPerToken
 from analysis.laws import (
     CHINCHILLA,
@@ -17,7 +18,7 @@ from analysis.laws import (
     SATURATING,
     law_named,
 )
-from analysis.sumlaw import START_EXPONENTS, SumLaw, Term, nonnegative
+from analysis.sumlaw import START_EXPONENTS, SumLaw, Term
 
 EVERY = (*LAWS, SATURATING)
 # Kaplan et al. 2020, table 2: alpha_N .076, alpha_D .103, N_c 6.4e13, D_c 1.8e13.
