@@ -18,9 +18,9 @@ from torch import Tensor
 
 from experiments import schema, store
 from experiments.progress import watched
-from experiments.shards import open_shards
 from experiments.spec import RunSpec, TrunkSpec
 from experiments.store import StoreError
+from experiments.trained import finished, held_out_text
 from minigpt import data, structure, weights
 from minigpt.ablate import ablation_check
 from minigpt.checkpoint import CheckpointError
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(sweep: Path, device: str, console: Console) -> None:
-    found = finished(sweep)
+    found = with_weights(sweep)
     asked: dict[object, Material] = {}
     controls: dict[ModelConfig, TrunkSpec] = {}
     for trunk, _, _ in found:
@@ -106,23 +106,16 @@ def _write(sweep: Path, device: str, console: Console) -> None:
     print(f"next: python -m analysis.report {sweep}")
 
 
-def finished(sweep: Path) -> list[Found]:
+def with_weights(sweep: Path) -> list[Found]:
     """The finished runs of the sweep's plan with their final weights, all of which can be read.
 
     Raises StoreError for a folder of no sweep, without finished runs, or where weights are missing
     or a context is too short; CheckpointError for weights of another version.
     """
-    planned, found = store.planned(sweep), []
-    for trunk in store.trunks(sweep):
-        folder = store.trunk_folder(sweep, trunk.trunk_id)
-        for run in trunk.runs:
-            if run.run_id in planned and store.run_state(sweep, trunk, run).state == "ok":
-                found.append((trunk, run, folder / f"{run.run_id}.pt"))
-    if not found:
-        raise StoreError(
-            f"{sweep}: no run has finished yet; `python -m experiments.sweep status {sweep}` shows "
-            "what they do"
-        )
+    found = [
+        (trunk, run, store.trunk_folder(sweep, trunk.trunk_id) / f"{run.run_id}.pt")
+        for trunk, run in finished(sweep)
+    ]
     missing = [str(path) for _, _, path in found if not path.is_file()]
     if missing:
         told = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
@@ -142,13 +135,7 @@ def finished(sweep: Path) -> list[Found]:
 
 def material(sweep: Path, trunk: TrunkSpec, device: str) -> Material:
     """What models of this trunk's text and context are asked; raises DataError for another text."""
-    corpus = open_shards(sweep, trunk.data, trunk.tokenizer_sha256)
-    if corpus.info.val_sha256 != trunk.val_sha256:
-        raise data.DataError(
-            f"{sweep}: the text of data.source = '{trunk.data.source}' ({corpus.info.origin}) is "
-            "not the one that its models were trained on, which may have seen what is held out "
-            "now; put that text back"
-        )
+    corpus = held_out_text(sweep, trunk)
     seq_len, tokenizer = trunk.model.seq_len, corpus.tokenizer
     end = trunk.data.end_of_text if tokenizer is None else tokenizer.end_of_text
     length = min(LENGTH, seq_len // 2)

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from experiments import schema, store
 from experiments.progress import watched
-from experiments.shards import open_shards
 from experiments.spec import RunSpec, TrunkSpec
 from experiments.store import StoreError
+from experiments.trained import finished, held_out_text
 from minigpt import data, generate, weights
 from minigpt.checkpoint import CheckpointError
 from minigpt.decode import DecodeError, Sampling
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # a token of a small model is too little work for several
     try:
         how = Sampling(temperature=args.temperature, seed=args.seed)
-        runs = finished(args.dir)
+        runs = speaking(args.dir)
         prompts = [os.fsencode(prompt) for prompt in args.prompt] or held_out_prompts(
             args.dir, runs
         )
@@ -61,27 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def finished(sweep: Path) -> list[Found]:
+def speaking(sweep: Path) -> list[Found]:
     """One finished run per model and horizon, those of the shortest context first.
 
     Raises StoreError for a folder of no sweep, of ready-made tokens or without a finished run.
     """
-    planned, found = store.planned(sweep), {}
-    trunks = sorted(store.trunks(sweep), key=lambda t: (t.arm != "main", t.train.seed))
-    for trunk in trunks:
+    found: dict[object, Found] = {}
+    runs = finished(sweep)
+    for trunk, run in sorted(runs, key=lambda f: (f[0].arm != "main", f[0].train.seed)):
         if trunk.data.source == "tokens":
             raise StoreError(
                 f"{sweep}: its models are trained on ready-made tokens (data.source = 'tokens'), "
                 "and what text a token stands for is not known; samples need a sweep on text"
             )
-        for run in trunk.runs:
-            if run.run_id in planned and store.run_state(sweep, trunk, run).state == "ok":
-                found.setdefault((trunk.model, run.tokens), (trunk, run))
-    if not found:
-        raise StoreError(
-            f"{sweep}: no run has finished yet; `python -m experiments.sweep status {sweep}` shows "
-            "what they do"
-        )
+        found.setdefault((trunk.model, run.tokens), (trunk, run))
     return sorted(found.values(), key=_room)
 
 
@@ -94,15 +87,9 @@ def held_out_prompts(sweep: Path, runs: list[Found]) -> list[bytes]:
     """How the first held-out documents begin; raises DataError where the text is gone."""
     trunk, _ = runs[0]
     try:
-        corpus = open_shards(sweep, trunk.data, trunk.tokenizer_sha256)
+        corpus = held_out_text(sweep, trunk)
     except data.DataError as error:
         raise data.DataError(f"{error}; or give prompts of your own with --prompt TEXT") from None
-    if corpus.info.val_sha256 != trunk.val_sha256:
-        raise data.DataError(
-            f"{sweep}: the text of data.source = '{trunk.data.source}' ({corpus.info.origin}) is "
-            "not the one that its models were trained on, which may have seen what is held out "
-            "now; give prompts of your own with --prompt TEXT"
-        )
     assert corpus.tokenizer is not None
     at_most = min(PROMPT_BYTES, trunk.model.seq_len // 2)
     found = beginnings(corpus.val, corpus.tokenizer, at_most)

@@ -20,8 +20,8 @@ ORDER = {
         "store shards manifest export slurm verdict jobs estimate measure pack costs tables "
         "snapshot prepare place peaks record leg capacity trunk run follow torchrun lanes slots "
         "launch job submit speed "
-        "progress execute manage sweep samples circuits opcount reference trial worker contest "
-        "figures stepsuite packsuite sweepsuite gpusuite benchmark"
+        "progress execute manage sweep trained samples circuits opcount reference trial worker "
+        "contest figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),
     "analysis": (
         "read rows columns units checks load conventions public flops law cells sumlaw gammalaw "
