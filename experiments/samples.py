@@ -33,7 +33,7 @@ TOKENS = 120
 TEMPERATURE = 0.8
 PROMPTS = 4
 PROMPT_BYTES = 24
-WORDS = re.compile(rb".*\S(?=\s)", re.DOTALL)
+WORDS = re.compile(r".*\S(?=\s)", re.DOTALL)
 NAMED = 5  # of the runs without weights
 
 Found = tuple[TrunkSpec, RunSpec]
@@ -108,13 +108,15 @@ def beginnings(val: np.ndarray, tokenizer: Tokenizer, at_most: int) -> list[byte
     found: dict[bytes, None] = {}
     stops = np.flatnonzero(val == tokenizer.end_of_text)
     for start, stop in zip((0, *(stops + 1)), (*stops, len(val)), strict=True):
-        text = tokenizer.decode(val[start : min(stop, start + 2 * at_most)].tolist()).lstrip()
-        whole = WORDS.match(text[: at_most + 1])
+        raw = tokenizer.decode(val[start : min(stop, start + 2 * at_most)].tolist())
+        # Blanks as unicode has them: bytes.strip leaves an ideographic space where it is.
+        text = raw.decode(errors="ignore").lstrip().encode()
+        whole = WORDS.match(text[: at_most + 1].decode(errors="ignore"))
         # Without a blank: as many whole characters as there is room for.
-        head = whole[0] if whole else text[:at_most].decode(errors="ignore").encode()
+        head = whole[0] if whole else text[:at_most].decode(errors="ignore")
         # What a document had in the place of an unknown word, its WordPiece tokens do not tell.
-        if head and UNKNOWN.encode() not in head:
-            found[head] = None
+        if head and UNKNOWN not in head:
+            found[head.encode()] = None
         if len(found) == PROMPTS:
             break
     return list(found)
