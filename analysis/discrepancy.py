@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.form import Form
 from analysis.law import Law
 from analysis.rows import SAME, groups
 
@@ -63,7 +64,7 @@ def _kernel(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Extended(Law):
+class Extended(Form):
     """`base` plus a linear term: phi = (coordinates of the base, one weight per column).
 
     Its features are a pair: those of the base, and the columns (rows, columns) of the linear term.
@@ -83,10 +84,6 @@ class Extended(Law):
     @cached_property
     def logged(self) -> tuple[str, ...]:
         return self.base.logged
-
-    @cached_property
-    def exponents(self) -> tuple[str, ...]:
-        return self.base.exponents
 
     def forward(self, features: Any, phi: np.ndarray) -> tuple[np.ndarray, Any]:
         p = len(self.base.parameters)

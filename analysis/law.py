@@ -1,12 +1,10 @@
-"""What every scaling law can do: loss, Jacobian, compute-optimal allocation, solver coordinates.
+"""What every scaling law can do: loss, Jacobian, starting points, compute-optimal allocation.
 
 Letters: N parameters, D training tokens, C training FLOPs, U unique tokens, L loss in nats/token.
-
-The solver works on log L in coordinates phi: logarithms of the parameters in `logged`, the others
-(exponents) as they are, and every variable as its logarithm minus a centre. R problems (resamples,
-starts, profile points) on n rows are evaluated at once: phi has shape (R, p).
+The solver's coordinates phi are those of `analysis.form`.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.flops import FlopsPerToken
+from analysis.form import Form
 
 EXPONENT_LIMITS = (0.01, 3.0)
 E_FLOOR = 6.0  # log E may fall this far below the median log L: there E is 0.25 % of the loss
@@ -30,38 +29,18 @@ class Optimum:
 
 
 @dataclass(frozen=True)
-class Law:
-    """A parametric form of the loss; subclasses give `forward`, `jacobian`, `second_order`.
-
-    parameters: names, in the order of every vector `theta`; variables: what the loss depends on,
-    in the order of its arguments; logged: parameters whose logarithm the solver works on.
-    """
-
-    name: str
-    formula: str
-    source: str
+class Law(Form):
+    """A parametric form of the loss of N and D; a subclass gives what is abstract."""
 
     @cached_property
-    def parameters(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
-    @cached_property
-    def variables(self) -> tuple[str, ...]:
-        return ("N", "D")
-
-    @cached_property
-    def logged(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
-    @cached_property
+    @abstractmethod
     def exponents(self) -> tuple[str, ...]:
         """The parameters that are powers of a variable."""
-        raise NotImplementedError
 
     @cached_property
+    @abstractmethod
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(coefficient, exponent) of every term."""
-        raise NotImplementedError
 
     @cached_property
     def coefficients(self) -> tuple[str, ...]:
@@ -82,72 +61,30 @@ class Law:
         """The law whose solver coordinates hold the fixed parameters; most laws do as they are."""
         return self
 
-    def index(self, parameter: str) -> int:
-        """Position of a parameter in `theta`."""
-        return self.parameters.index(parameter)
-
     # Solver side. `features` is whatever `prepare` made of the centred logs of the variables.
 
+    @abstractmethod
     def prepare(self, x: np.ndarray) -> Any:
         """Constants of the data, from centred log variables x (rows, variables)."""
-        raise NotImplementedError
 
-    def forward(self, features: Any, phi: np.ndarray) -> tuple[np.ndarray, Any]:
-        """log L (R, rows) and a state for the derivatives."""
-        raise NotImplementedError
-
-    def jacobian(self, features: Any, state: Any) -> np.ndarray:
-        """d log L / d phi, shape (R, rows, p)."""
-        raise NotImplementedError
-
-    def second_order(
-        self, features: Any, state: Any, psi: np.ndarray, inner: np.ndarray, w: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Sums over rows, from psi, inner, w (R, rows).
-
-        sum psi·J (R, p); sum inner·J J' + psi·(second derivative of log L) (R, p, p); and two
-        scales, sum w·J² and sum w·|J| (or bounds above them), each (R, p).
-        """
-        raise NotImplementedError
-
-    def recentre(self, phi: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """Coordinates for variables divided by exp(centre), from those for raw variables."""
-        raise NotImplementedError
-
+    @abstractmethod
     def limits(self, z: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest phi that make sense for log losses z.
 
         reach: |mean - centre| of each log variable; zero where the variable is centred.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def uncentred(self, fixed: Mapping[str, float]) -> np.ndarray:
         """Variables that must keep their raw unit, because a fixed coefficient belongs to them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def starts(
         self, x: np.ndarray, z: np.ndarray, w: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> np.ndarray:
         """Starting points (starts, p) inside the limits, for centred logs x and log losses z."""
-        raise NotImplementedError
 
     # User's side.
-
-    def log_coordinates(self, theta: np.ndarray) -> np.ndarray:
-        """phi for raw variables of the values `theta` (..., p)."""
-        phi = np.array(theta, float)
-        k = [self.index(name) for name in self.logged]
-        with np.errstate(divide="ignore"):
-            phi[..., k] = np.log(phi[..., k])
-        return phi
-
-    def values(self, phi: np.ndarray) -> np.ndarray:
-        """Inverse of `log_coordinates`."""
-        theta = np.array(phi, float)
-        k = [self.index(name) for name in self.logged]
-        with np.errstate(over="ignore", under="ignore"):  # coefficients of a runaway exponent
-            theta[..., k] = np.exp(theta[..., k])
-        return theta
 
     def named(self, theta: np.ndarray) -> dict[str, float]:
         """One vector of values by name."""
@@ -170,11 +107,11 @@ class Law:
         x = np.log(np.stack(np.broadcast_arrays(*(np.asarray(v, float) for v in X)), axis=-1))
         return self.log_coordinates(theta), self.prepare(x.reshape(-1, x.shape[-1]))
 
+    @abstractmethod
     def elasticities(
         self, theta: np.ndarray, log_n: np.ndarray, log_d: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """-d log L / d log N and -d log L / d log D up to one common factor, theta (..., 1, p)."""
-        raise NotImplementedError
 
     def allocation_exponent(self, theta: np.ndarray) -> np.ndarray:
         """a = beta/(alpha+beta): N* grows as C^a where C = 6ND (Hoffmann et al. 2022)."""
@@ -219,9 +156,9 @@ class Law:
         below, above = (self.optimal(theta, C * np.exp(s), flops).N for s in (-step, step))
         return np.log(above / below) / (2 * step)
 
+    @abstractmethod
     def _pointwise(self, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
         """log L of theta[i] at x[i] (log variables)."""
-        raise NotImplementedError
 
     def fixed_limits(self, fixed: Mapping[str, float]) -> dict[str, float]:
         """Solver coordinates of fixed parameters; ValueError for an unknown or impossible value."""

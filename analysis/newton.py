@@ -1,11 +1,11 @@
 """Damped projected Newton for the Huber objective, on many problems at once."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from analysis.law import Law
+from analysis.form import Form
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,18 @@ class Penalty:
     centre: np.ndarray
 
 
+F = TypeVar("F", bound=Form, covariant=True)
+
+
 @dataclass(frozen=True)
-class Problem:
+class Problem(Generic[F]):
     """One fit in solver coordinates; `low` == `high` where a parameter is fixed.
 
     features: the law's own preparation of the centred variables; z: log losses; centre: what was
     subtracted from the log variables.
     """
 
-    law: Law
+    law: F
     features: Any
     z: np.ndarray
     low: np.ndarray

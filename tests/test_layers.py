@@ -24,8 +24,8 @@ ORDER = {
         "contest figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),
     "analysis": (
-        "read rows columns units checks load conventions public flops law cells sumlaw gammalaw "
-        "reuse datalaw shiftedpower farseer laws newton solve refit gls targets profile "
+        "read rows columns units checks load conventions public flops form law cells sumlaw "
+        "gammalaw reuse datalaw shiftedpower farseer laws newton solve refit gls targets profile "
         "interval repetition identify bootstrap noise uncertainty compare curves optima "
         "envelope isoflop sensitivity discrepancy surface population result trust allocate "
         "forecast analyse words describe textreport fitsjson fit drawing panels plots rowtables "
