@@ -130,19 +130,22 @@ class Law(Form):
         theta = np.asarray(theta, float)[..., None, :]
         log_c = np.log(np.asarray(C, float)) + np.zeros((*theta.shape[:-2], 1))
 
-        def excess(u: np.ndarray) -> np.ndarray:
-            f, slope = flops(u)
-            gain, cost = self.elasticities(theta, u, log_c - f)
-            return np.log(gain) - np.log(slope * cost)
-
         low, high = self.bracket(theta, log_c, flops)
         with np.errstate(divide="ignore", invalid="ignore"):
-            u = _root(excess, low, high)
+            u = _root(lambda u: self.imbalance(theta, u, log_c, flops), low, high)
         log_d = log_c - flops(u)[0]
         flat = np.broadcast_to(theta, (*u.shape, theta.shape[-1])).reshape(-1, theta.shape[-1])
         x = np.stack([u.ravel(), log_d.ravel()], axis=-1)
         z = self._pointwise(flat, x).reshape(u.shape)
         return Optimum(np.exp(u), np.exp(log_d), np.exp(z))
+
+    def imbalance(
+        self, theta: np.ndarray, log_n: np.ndarray, log_c: np.ndarray, flops: FlopsPerToken
+    ) -> np.ndarray:
+        """Log of what more N gains over what it costs in D at equal C: zero at N*."""
+        f, slope = flops(log_n)
+        gain, cost = self.elasticities(theta, log_n, log_c - f)
+        return np.log(gain) - np.log(slope * cost)
 
     def bracket(
         self, theta: np.ndarray, log_c: np.ndarray, flops: FlopsPerToken
@@ -192,7 +195,7 @@ def _root(function, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         u = np.where(spread > 0, low + (high - low) * f_low / spread, u)
         u = np.clip(u, low, high)
         f = function(u)
-        if not (np.abs(f) > 1e-12).any() or (high - low < 1e-13).all():
+        if not ((np.abs(f) > 1e-12) & (high - low > 1e-13)).any():  # without a root: at an end
             break
         left = f > 0
         # An end that stays twice in a row has its value halved, so that both ends close in.

@@ -4,7 +4,7 @@ All but a and the exponents are logarithms, so that intervals suit their scale. 
 evaluated at once: problem i is asked for the value of its own target at its own phi.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,11 +55,9 @@ class Evaluator:
         law = self.problem.law
         if kind == "parameter":
             k = np.array([law.index(t.name) for t in targets])
-            return self._differences(phi, lambda p: self._values(p, k))
+            return _differences(phi, lambda p: self._values(p, k))
         if kind == "a":
-            return self._differences(
-                phi, lambda p: np.asarray(law.allocation_exponent(law.values(p)))
-            )
+            return _differences(phi, lambda p: np.asarray(law.allocation_exponent(law.values(p))))
         at = np.log(np.array([t.at for t in targets]))
         if kind == "loss":
             return self._loss(phi, at)
@@ -69,15 +67,12 @@ class Evaluator:
         if kind == "optimal-loss":  # envelope theorem: N* and D* need not move
             return self._loss(phi, np.stack([n, d], axis=-1))
 
-        def excess(p: np.ndarray, u: np.ndarray) -> np.ndarray:
-            f, slope = self.flops(u)
-            theta = self.problem.values(p)
-            gain, cost = law.elasticities(theta, u, log_c - f)
-            return np.log(gain) - np.log(slope * cost)
+        def imbalance(p: np.ndarray, u: np.ndarray) -> np.ndarray:
+            return law.imbalance(self.problem.values(p), u, log_c, self.flops)
 
-        # N* solves excess = 0, so its derivative is -(d excess / d phi) / (d excess / d log N).
-        by_phi = self._differences(phi, lambda p: excess(p, n))[1]
-        by_n = (excess(phi, n + STEP) - excess(phi, n - STEP)) / (2 * STEP)
+        # N* solves imbalance = 0: its derivative is -(by phi) / (by log N).
+        by_phi = _differences(phi, lambda p: imbalance(p, n))[1]
+        by_n = (imbalance(phi, n + STEP) - imbalance(phi, n - STEP)) / (2 * STEP)
         gradient = -by_phi / by_n[:, None]
         if kind == "optimal-n":
             return n, gradient
@@ -90,18 +85,20 @@ class Evaluator:
         return z[i, i], law.jacobian(features, state)[i, i]
 
     def _values(self, phi: np.ndarray, k: np.ndarray) -> np.ndarray:
-        """Parameter k[i] of problem i, its logarithm where the law works on that."""
+        """Parameter k[i] of problem i (..., R), its logarithm where the law works on that."""
         law, i = self.problem.law, np.arange(len(k))
         if law.scale_free:
-            return law.recentre(phi, -self.problem.centre)[i, k]
-        values = self.problem.values(phi)[i, k]
+            return law.recentre(phi, -self.problem.centre)[..., i, k]
+        values = self.problem.values(phi)[..., i, k]
         logged = np.isin(np.array(law.parameters)[k], law.logged)
         return np.where(logged, np.log(np.where(logged, values, 1.0)), values)
 
-    def _differences(self, phi: np.ndarray, function) -> tuple[np.ndarray, np.ndarray]:
-        gradient = np.empty(phi.shape)
-        for k in range(phi.shape[1]):
-            step = np.zeros(phi.shape[1])
-            step[k] = STEP
-            gradient[:, k] = (function(phi + step) - function(phi - step)) / (2 * STEP)
-        return function(phi), gradient
+
+def _differences(
+    phi: np.ndarray, function: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value (R) and gradient (R, p) of a function of (..., R, p), called once for all."""
+    p = phi.shape[1]
+    step = STEP * np.eye(p)[:, None]
+    values = function(np.concatenate([phi[None], phi + step, phi - step]))
+    return values[0], (values[1 : p + 1] - values[p + 1 :]).T / (2 * STEP)
