@@ -34,10 +34,8 @@ from minigpt.process import settle
 SEED = 0  # of random tokens, of windows, and of untrained models
 SEQUENCES = 64  # s + s, and windows of held-out text for prefix matching
 LENGTH, LEAST_LENGTH = 50, 8  # tokens of s; where the context is too short, down to
-COMMON = (
-    0.999  # share of held-out text that the tokens of s make up: of others a model knows little
-)
-TEXT_TOKENS = 32_768  # of held-out text that in-context learning is measured on
+COMMON = 0.999  # share of held-out text that the tokens of s make up: others a model hardly knows
+TEXT_TOKENS = 32_768  # of held-out text that in-context learning is measured on, at random places
 PROBE_TOKENS = 32_768  # of its documents, that structure is looked for in
 NAMED = 5  # of the files that are missing
 
@@ -142,19 +140,20 @@ def material(sweep: Path, trunk: TrunkSpec, device: str) -> Material:
     if length < LENGTH:
         print(f"a context of {seq_len} tokens: {length} random tokens twice instead of {LENGTH}")
     repeated_BT = repeated(_common(corpus.val, end), length, SEQUENCES, SEED)
-    inputs, targets = data.held_out(
-        corpus,
-        tokens=min(TEXT_TOKENS, len(corpus.val) - 1),
-        seq_len=seq_len,
-        start=0,
-        batch_size=TEXT_TOKENS,
-    )
-    text_BT = torch.from_numpy(np.concatenate((inputs, targets[:, -1:]), axis=1))
+    text_BT = torch.from_numpy(windows(corpus.val, seq_len + 1))
     asked = None
     if tokenizer is not None:
         texts = documents(corpus.val, tokenizer)
         asked = probe(texts, tokenizer, seq_len=seq_len, seed=SEED, tokens=PROBE_TOKENS)
     return Material(repeated_BT.to(device), text_BT.to(device), asked)
+
+
+def windows(val: np.ndarray, length: int) -> np.ndarray:
+    """tokens_BT of places of a held-out shard, drawn at random: its first few documents are few."""
+    rng = np.random.default_rng(SEED)
+    count = max(SEQUENCES, TEXT_TOKENS // length)
+    starts = rng.integers(0, len(val) - length + 1, count)
+    return np.lib.stride_tricks.sliding_window_view(val, length)[starts].astype(np.int64)
 
 
 @torch.inference_mode()

@@ -22,10 +22,7 @@ from minigpt.clusters import LEVEL
 from minigpt.model import Attention, MiniGPT
 
 BATCH_TOKENS = 2_048  # of one forward pass, as in evaluation
-ICL_POSITIONS = (
-    50,
-    500,
-)  # Olsson et al. 2022: the tokens that an in-context learner is compared at
+ICL_POSITIONS = (50, 500)  # the tokens that Olsson et al. 2022 compare a model's loss at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +148,18 @@ def repeat_loss_drop(model: MiniGPT, tokens_BT: Tensor) -> Score:
 def in_context_score(model: MiniGPT, tokens_BT: Tensor) -> Score:
     """`icl`: the loss late in a text less the loss early in it, in nats; below 0, context helps.
 
-    At tokens 500 and 50 (Olsson et al. 2022), or at the last and at a tenth of shorter texts.
+    At tokens 500 and 50 (Olsson et al. 2022). In shorter texts T over their last tenth and over the
+    one from T/20 on: single tokens of few texts would tell more of the tokens than of the context.
     """
     T = tokens_BT.shape[1]
-    early, late = ICL_POSITIONS if ICL_POSITIONS[1] < T else (max(1, (T - 1) // 10), T - 1)
-    loss_BT = next_token_losses(model, tokens_BT)
-    return _mean("icl", loss_BT[:, late - 1] - loss_BT[:, early - 1])
+    if ICL_POSITIONS[1] < T:
+        first, last, width = *ICL_POSITIONS, 1
+    else:
+        width = max(1, T // 10)
+        first, last = max(1, T // 20), T - width
+    loss_BT = next_token_losses(model, tokens_BT)  # place t - 1 is the loss of token t
+    early_BT, late_BT = (loss_BT[:, t - 1 : t - 1 + width] for t in (first, last))
+    return _mean("icl", late_BT.mean(dim=1) - early_BT.mean(dim=1))
 
 
 def next_token_losses(model: MiniGPT, tokens_BT: Tensor) -> Tensor:

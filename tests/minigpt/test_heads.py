@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from handmade import LETTERS, induction_model
@@ -236,14 +237,24 @@ def test_an_untrained_gpt_copies_nothing():
 # Losses
 
 
-@pytest.mark.parametrize(("T", "early", "late"), [(40, 3, 39), (501, 50, 500), (700, 50, 500)])
+@pytest.mark.parametrize(
+    ("T", "early", "late"),
+    [
+        (9, [1], [8]),
+        (40, [2, 3, 4, 5], [36, 37, 38, 39]),
+        (500, [*range(25, 75)], [*range(450, 500)]),
+        (501, [50], [500]),
+        (700, [50], [500]),
+    ],
+)
 def test_in_context_score_is_the_difference_of_two_places(T, early, late):
     model = shaken(small("gpt", seq_len=700))
     tokens_BT = torch.randint(60, (5, T), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         log_p_BTV = model(tokens_BT).log_softmax(dim=-1)
     nll_BT = -log_p_BTV[:, :-1].gather(-1, tokens_BT[:, 1:, None]).squeeze(-1)
-    difference_B = nll_BT[:, late - 1] - nll_BT[:, early - 1]
+    early_B, late_B = (nll_BT[:, np.array(at) - 1].mean(dim=1) for at in (early, late))
+    difference_B = late_B - early_B
     score = heads.in_context_score(model, tokens_BT)
     assert score.value == pytest.approx(difference_B.mean().item(), rel=1e-4)
     half = 2.1318 * difference_B.std().item() / 5**0.5  # t of 4 degrees of freedom, 95 %
