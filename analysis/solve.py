@@ -21,12 +21,14 @@ from analysis.newton import (
     held_back,
     newton,
     objective,
+    scaled_gradient,
 )
 
 DELTA = 1e-3
 SINGULAR = 1e12  # Hessian condition above which some combination of parameters is free
 CONVERGED = 1e-8  # scaled gradient below which an optimum counts as certified
 MOST_ROWS = 2000  # that the global start looks at
+FAR, FAR_STALLED = 10.0, 2.0  # times the best objective: beyond, optima and stalled starts are out
 DEAD_SHARE = 1e-4  # a term below this share of the loss in every row says nothing
 
 
@@ -111,7 +113,10 @@ def fit_law(
     order = np.argsort(F, kind="stable")
     phi, F, members = phi[order], F[order], members[order]
     best = phi[0]
-    optima = _distinct(problem, phi, F)
+    W = np.broadcast_to(w, (len(phi), len(w)))
+    stalled = scaled_gradient(problem, W, phi, delta) >= CONVERGED
+    far = np.where(stalled, FAR_STALLED, FAR) * F[0] + 1e-12
+    optima = _distinct(problem, phi[F <= far])
     best = finish(problem, w, best, delta)
     return _assemble(problem, w, best, F, members, optima, fixed, delta)
 
@@ -200,15 +205,16 @@ def _merged(
     return phi[kept], count[kept]
 
 
-def _distinct(problem: Problem, phi: np.ndarray, F: np.ndarray) -> list[np.ndarray]:
-    """Optima (best first) that differ in objective and in what they predict; stalled starts out."""
-    found: list[tuple[float, np.ndarray, np.ndarray]] = []
-    for value, point in zip(F, phi, strict=True):
+def _distinct(problem: Problem, phi: np.ndarray) -> list[np.ndarray]:
+    """The points that differ in what they predict, each the first of its kind."""
+    found: list[np.ndarray] = []
+    predicted: list[np.ndarray] = []
+    for point in phi:
         r = problem.law.forward(problem.features, point[None])[0][0]
-        same = (np.abs(r - other).max() < 1e-4 * (1 + np.abs(r).max()) for _, other, _ in found)
-        if not any(same):
-            found.append((value, r, point))
-    return [point for value, _, point in found if value < 10 * F[0] + 1e-12]
+        if not any(np.abs(r - other).max() < 1e-4 * (1 + np.abs(r).max()) for other in predicted):
+            found.append(point)
+            predicted.append(r)
+    return found
 
 
 def limits_reached(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
