@@ -176,7 +176,7 @@ def scores(
     measured = structure.measure(model, asked.probe)
     found += structure.scores(measured, asked.probe)
     if untrained is not None:
-        found += structure.of_model(structure.verdicts(measured, untrained, asked.probe))
+        found += structure.of_model(measured, untrained, asked.probe)
     return found, measured
 
 

@@ -57,11 +57,13 @@ def _variance(hits_XC: np.ndarray, n_C: np.ndarray) -> np.ndarray:
         return np.square(residual_XC).sum(axis=-1) / n**2 * (C / (np.float64(C) - 1))
 
 
-def best(hits_XC: np.ndarray, n_C: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """hits_C of the best of X, and which it is for documents of even number and of odd.
+def best(hits_XC: np.ndarray) -> np.ndarray:
+    """hits_C of the best of X, which for documents of even number may be another than for odd.
 
     Chosen on the other half of the documents each time, so that the choice does not flatter it.
     """
-    even_C = np.arange(len(n_C)) % 2 == 0
-    picks = tuple(int(hits_XC[:, other_C].sum(axis=-1).argmax()) for other_C in (~even_C, even_C))
-    return np.where(even_C, hits_XC[picks[0]], hits_XC[picks[1]]), (picks[0], picks[1])
+    even_C = np.arange(hits_XC.shape[-1]) % 2 == 0
+    of_even_C, of_odd_C = (
+        hits_XC[hits_XC[:, other_C].sum(axis=-1).argmax()] for other_C in (~even_C, even_C)
+    )
+    return np.where(even_C, of_even_C, of_odd_C)

@@ -12,46 +12,21 @@ Shapes: L layers, B windows, H heads, T tokens of a window, Q queries, C documen
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minigpt import clusters
-from minigpt.clusters import Interval
 from minigpt.heads import Score, attention_patterns
 from minigpt.model import MiniGPT
 from minigpt.probe import Probe
 
 PATTERN_ELEMENTS = 2**22  # of attention at a time: what a cache holds is faster
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What a model's best head knows of a relation, beside what needs no learning.
-
-    `heads` (layer, head) are the two chosen on either half of the documents and judged on the
-    other, and so are `offsets` and the untrained model's heads. The two differences are paired.
-    """
-
-    metric: str
-    queries: int
-    documents: int
-    heads: tuple[tuple[int, int], tuple[int, int]]
-    offsets: tuple[int, int]
-    share: Interval
-    null_value: float
-    baseline: Interval
-    untrained: Interval
-    over_baseline: Interval
-    over_untrained: Interval
-
-    @property
-    def emerges(self) -> bool:
-        """Whether it is above both beyond its interval."""
-        return self.over_baseline.low > 0 and self.over_untrained.low > 0
+Ends = tuple[float | np.ndarray, ...]  # a value, and the ends of its interval
 
 
 def measure(model: MiniGPT, probe: Probe) -> dict[str, np.ndarray]:
@@ -94,90 +69,52 @@ def scores(measured: Mapping[str, np.ndarray], probe: Probe) -> list[Score]:
     """Every head's share of each relation that has queries, bounded by how documents vary."""
     found = []
     for name, n_C in _asked(probe).items():
-        shares = zip(
-            *(ends_LH.flat for ends_LH in clusters.share(measured[name], n_C)), strict=True
-        )
-        offset_C, _ = clusters.best(fixed_offsets(probe, name), n_C)
-        for (layer, head), (value, low, high) in zip(
-            np.ndindex(measured[name].shape[:2]), shares, strict=True
-        ):
-            found.append(
-                Score(
-                    metric=f"structure_{name}",
-                    layer=layer,
-                    head=head,
-                    value=float(value),
-                    low=_known(low),
-                    high=_known(high),
-                    null_value=null_value(probe, name),
-                    baseline=float(offset_C.sum() / n_C.sum()),
-                )
-            )
+        offset_C = clusters.best(fixed_offsets(probe, name))
+        value_LH, low_LH, high_LH = clusters.share(measured[name], n_C)
+        for at in np.ndindex(value_LH.shape):
+            ends = (value_LH[at], low_LH[at], high_LH[at])
+            found.append(replace(_share(name, ends, probe, offset_C, n_C), layer=at[0], head=at[1]))
     return found
 
 
-def verdicts(
+def of_model(
     measured: Mapping[str, np.ndarray], untrained: Mapping[str, np.ndarray], probe: Probe
-) -> list[Verdict]:
-    """What a model has learned of each relation that has queries, beside an untrained one."""
-    found = []
-    for name, n_C in _asked(probe).items():
-        heads = measured[name].shape[1]
-        own_C, picks = clusters.best(measured[name].reshape(-1, len(n_C)), n_C)
-        offset_C, offsets = clusters.best(fixed_offsets(probe, name), n_C)
-        other_C, _ = clusters.best(untrained[name].reshape(-1, len(n_C)), n_C)
-        own, baseline, other = (
-            Interval(*map(float, clusters.share(hits_C, n_C)))
-            for hits_C in (own_C, offset_C, other_C)
-        )
-        found.append(
-            Verdict(
-                metric=f"structure_{name}",
-                queries=int(n_C.sum()),
-                documents=int(np.count_nonzero(n_C)),
-                heads=(divmod(picks[0], heads), divmod(picks[1], heads)),
-                offsets=offsets,
-                share=own,
-                null_value=null_value(probe, name),
-                baseline=baseline,
-                untrained=other,
-                over_baseline=clusters.difference(own_C, offset_C, n_C),
-                over_untrained=clusters.difference(own_C, other_C, n_C),
-            )
-        )
-    return found
+) -> list[Score]:
+    """What a model's best head knows of each relation that has queries, as scores of the model.
 
-
-def of_model(verdicts: Sequence[Verdict]) -> list[Score]:
-    """The verdicts as scores of the whole model: the share, and what it is above each control.
-
-    Of relation `bracket` they are `structure_bracket`, `over_offset_bracket` and
-    `over_untrained_bracket`.
+    Of relation `bracket`: `structure_bracket`, its share; `over_offset_bracket` and
+    `over_untrained_bracket`, by how much that is above the best fixed offset and above the best
+    head of an untrained model, asked the same. All are chosen on either half of the documents and
+    judged on the other.
     """
     found = []
-    for v in verdicts:
-        relation = v.metric.removeprefix("structure_")
-        value, low, high = v.share
-        found.append(
-            Score(
-                metric=v.metric,
-                value=value,
-                low=_known(low),
-                high=_known(high),
-                null_value=v.null_value,
-                baseline=v.baseline.value,
-            )
+    for name, n_C in _asked(probe).items():
+        own_C, offset_C, other_C = (
+            clusters.best(hits_XC.reshape(-1, len(n_C)))
+            for hits_XC in (measured[name], fixed_offsets(probe, name), untrained[name])
         )
-        for control, over in (("offset", v.over_baseline), ("untrained", v.over_untrained)):
-            found.append(
-                Score(
-                    metric=f"over_{control}_{relation}",
-                    value=over.value,
-                    low=_known(over.low),
-                    high=_known(over.high),
-                )
-            )
+        over_offset = clusters.difference(own_C, offset_C, n_C)
+        over_untrained = clusters.difference(own_C, other_C, n_C)
+        found += [
+            _share(name, clusters.share(own_C, n_C), probe, offset_C, n_C),
+            _score(f"over_offset_{name}", over_offset),
+            _score(f"over_untrained_{name}", over_untrained),
+        ]
     return found
+
+
+def _share(name: str, ends: Ends, probe: Probe, offset_C: np.ndarray, n_C: np.ndarray) -> Score:
+    """A share of the queries of relation `name`, beside uniform attention and a fixed offset."""
+    null, baseline = null_value(probe, name), float(offset_C.sum() / n_C.sum())
+    return replace(_score(f"structure_{name}", ends), null_value=null, baseline=baseline)
+
+
+def _score(metric: str, ends: Ends) -> Score:
+    value, low, high = map(float, ends)
+    known = not math.isnan(low)
+    return Score(
+        metric=metric, value=value, low=low if known else None, high=high if known else None
+    )
 
 
 def fixed_offsets(probe: Probe, name: str) -> np.ndarray:
@@ -197,10 +134,6 @@ def null_value(probe: Probe, name: str) -> float:
     return float(np.mean((queries.last_Q - queries.first_Q + 1) / (queries.query_Q + 1)))
 
 
-def _known(end: float) -> float | None:
-    return None if math.isnan(end) else float(end)
-
-
 def _asked(probe: Probe) -> dict[str, np.ndarray]:
     """n_C, the queries of each document, of the relations that have any."""
     counts = {
@@ -208,21 +141,3 @@ def _asked(probe: Probe) -> dict[str, np.ndarray]:
         for name, queries in probe.queries.items()
     }
     return {name: n_C for name, n_C in counts.items() if n_C.any()}
-
-
-def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as text, with the intervals of what is compared."""
-    level = f"{clusters.LEVEL:.0%}"
-    lines = [
-        f"{'relation':<13}{'queries':>8}{'uniform':>9}{'offset':>8}{'untrained':>11}{'head':>7} "
-        f"{f'({level})':<16}{'over offset':<18}{'over untrained':<18}emerges"
-    ]
-    for v in verdicts:
-        ends = f"({v.share.low:.3f} to {v.share.high:.3f})"
-        over = [f"{d.low:+.3f} to {d.high:+.3f}" for d in (v.over_baseline, v.over_untrained)]
-        lines.append(
-            f"{v.metric.removeprefix('structure_'):<13}{v.queries:>8,}{v.null_value:>9.3f}"
-            f"{v.baseline.value:>8.3f}{v.untrained.value:>11.3f}{v.share.value:>7.3f} "
-            f"{ends:<16} {over[0]:<18}{over[1]:<18}{'yes' if v.emerges else 'no'}"
-        )
-    return "\n".join(lines)

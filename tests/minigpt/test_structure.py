@@ -115,6 +115,15 @@ def test_a_model_is_measured_as_query_by_query(probe: Probe, preset: str) -> Non
         assert score.value == pytest.approx(answered / len(probe.queries[name].query_Q))
 
 
+def emerges(of_model: dict[str, structure.Score], relation: str) -> bool:
+    """Whether the best head is above both controls beyond the interval."""
+    return all(of_model[f"over_{what}_{relation}"].low > 0 for what in ("offset", "untrained"))
+
+
+def verdicts(measured, untrained, probe: Probe) -> dict[str, structure.Score]:
+    return {score.metric: score for score in structure.of_model(measured, untrained, probe)}
+
+
 def test_verdicts_are_of_what_was_not_used_to_choose(probe: Probe) -> None:
     """A head that knows, beside heads that do not; and an untrained model of the same shape."""
     rng = torch.Generator().manual_seed(1)
@@ -123,48 +132,27 @@ def test_verdicts_are_of_what_was_not_used_to_choose(probe: Probe) -> None:
     untrained = structure.hits(noise_LBHTT, probe)
     knows_LBHTT = noise_LBHTT.clone()
     knows_LBHTT[1, :, 3] = look(probe, "bracket", "first_Q")[0, :, 0]
-    found = structure.verdicts(structure.hits(knows_LBHTT, probe), untrained, probe)
-    verdicts = {verdict.metric: verdict for verdict in found}
-    bracket = verdicts["structure_bracket"]
-    assert bracket.heads == ((1, 3), (1, 3))
-    assert bracket.share.value == 1
-    assert bracket.emerges
-    assert bracket.queries == len(probe.queries["bracket"].query_Q)
-    gap = bracket.share.value - bracket.baseline.value
-    assert bracket.over_baseline.value == pytest.approx(gap)
-    assert not verdicts["structure_previous_use"].emerges
+    found = verdicts(structure.hits(knows_LBHTT, probe), untrained, probe)
+    bracket, over = found["structure_bracket"], found["over_offset_bracket"]
+    assert bracket.value == 1
+    assert (bracket.layer, bracket.head) == (None, None)
+    assert emerges(found, "bracket")
+    assert over.value == pytest.approx(bracket.value - bracket.baseline)
+    assert not emerges(found, "previous_use")
     # Noise is not better than noise, however many heads there are to choose from.
-    for verdict in structure.verdicts(untrained, untrained, probe):
-        assert not verdict.emerges
-        assert verdict.over_untrained == (0, 0, 0)
+    noise = verdicts(untrained, untrained, probe)
+    for name in probe.queries:
+        assert not emerges(noise, name)
+        over = noise[f"over_untrained_{name}"]
+        assert (over.value, over.low, over.high) == (0, 0, 0)
 
 
 def test_heads_of_fixed_offsets_are_the_baseline(probe: Probe) -> None:
     """However many: chosen on the same documents, they are the same offsets."""
     fixed = {name: structure.fixed_offsets(probe, name)[None] for name in probe.queries}
-    for verdict in structure.verdicts(fixed, fixed, probe):
-        assert tuple(head for _, head in verdict.heads) == verdict.offsets
-        assert verdict.over_baseline == (0, 0, 0)
-        assert verdict.share == verdict.baseline
-        assert not verdict.emerges
-
-
-def test_table() -> None:
-    interval = structure.Interval(0.5, 0.4, 0.6)
-    verdict = structure.Verdict(
-        metric="structure_bracket",
-        queries=1_234,
-        documents=9,
-        heads=((0, 1), (1, 0)),
-        offsets=(5, 5),
-        share=interval,
-        null_value=0.0123,
-        baseline=structure.Interval(0.2, 0.1, 0.3),
-        untrained=structure.Interval(0.1, 0.05, 0.2),
-        over_baseline=structure.Interval(0.3, 0.2, 0.4),
-        over_untrained=structure.Interval(0.4, -0.1, 0.9),
-    )
-    assert structure.table([verdict]).splitlines()[1] == (
-        "bracket         1,234    0.012   0.200      0.100  0.500 (0.400 to 0.600) "
-        "+0.200 to +0.400  -0.100 to +0.900  no"
-    )
+    found = verdicts(fixed, fixed, probe)
+    for name in probe.queries:
+        over, share = found[f"over_offset_{name}"], found[f"structure_{name}"]
+        assert (over.value, over.low, over.high) == (0, 0, 0)
+        assert share.value == share.baseline
+        assert not emerges(found, name)
