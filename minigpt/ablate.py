@@ -22,7 +22,7 @@ Head = tuple[int, int]  # layer, head
 
 @dataclass(frozen=True, kw_only=True)
 class AblationCheck:
-    """The repeat-loss drop of the whole model and without heads of a kind; None without any.
+    """The repeat-loss drop without heads of a kind; None where there are none.
 
     `control` are as many heads as `induction`, layer by layer; none where a layer has too few.
     """
@@ -30,7 +30,6 @@ class AblationCheck:
     induction: tuple[Head, ...]
     previous_token: tuple[Head, ...]
     control: tuple[Head, ...]
-    drop: Score
     drop_ablated: Score | None
     drop_previous: Score | None
     drop_control: Score | None
@@ -73,7 +72,6 @@ def ablation_check(
         induction=induction,
         previous_token=previous,
         control=control,
-        drop=repeat_loss_drop(model, tokens_BT),
         drop_ablated=drop("ablated", induction),
         drop_previous=drop("previous", previous),
         drop_control=drop("control", control),

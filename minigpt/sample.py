@@ -9,11 +9,8 @@ from minigpt.model import MiniGPT
 from minigpt.tokenizer import Tokenizer
 
 TEMPERATURE = 0.8
-ROWS, LINES, BATCHES = (
-    32,
-    300,
-    20,
-)  # texts at a time, until there are so many lines, at most so often
+# Texts at a time, until there are so many lines, at most so often.
+ROWS, LINES, BATCHES = 32, 300, 20
 HELD_OUT_ROWS = 1_000
 
 

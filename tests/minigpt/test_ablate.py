@@ -13,10 +13,10 @@ from minigpt.config import ModelConfig
 from minigpt.model import MiniGPT
 
 
-def removed(check: AblationCheck, score: heads.Score | None) -> float:
-    """Share of the whole model's repeat-loss drop that is gone."""
+def removed(drop: heads.Score, score: heads.Score | None) -> float:
+    """Share of the whole model's repeat-loss `drop` that is gone."""
     assert score is not None
-    return 1 - score.value / check.drop.value
+    return 1 - score.value / drop.value
 
 
 def test_an_ablated_head_writes_its_mean(float64):
@@ -56,10 +56,10 @@ def test_of_the_hand_built_model_only_the_two_that_work_count():
     check = ablation_check(model, tokens_BT, heads.repeated_scores(model, tokens_BT))
     assert (check.induction, check.previous_token) == (((1, 0),), ((0, 0),))
     assert check.control == ((1, 1),)
-    assert check.drop == heads.repeat_loss_drop(model, tokens_BT)
-    assert removed(check, check.drop_ablated) > 0.99
-    assert removed(check, check.drop_previous) > 0.9
-    assert removed(check, check.drop_control) == 0
+    drop = heads.repeat_loss_drop(model, tokens_BT)
+    assert removed(drop, check.drop_ablated) > 0.99
+    assert removed(drop, check.drop_previous) > 0.9
+    assert removed(drop, check.drop_control) == 0
     metrics = [s.metric for s in (check.drop_ablated, check.drop_previous, check.drop_control)]
     assert metrics == [f"repeat_loss_drop_{what}" for what in ("ablated", "previous", "control")]
 
@@ -143,12 +143,13 @@ def test_induction_emerges_and_its_heads_carry_the_repeat_loss_drop():
     model, _ = trained(seed=0)
     tokens_BT = heads.repeated(range(TOKENS), TOKENS, 128, seed=2)
     scores = heads.repeated_scores(model, tokens_BT)
-    check = ablation_check(model, tokens_BT, scores)
-    assert check.drop.value > 0.7 * math.log(TOKENS)
+    check, drop = ablation_check(model, tokens_BT, scores), scores[-1]
+    assert drop.metric == "repeat_loss_drop"
+    assert drop.value > 0.7 * math.log(TOKENS)
     assert {layer for layer, _ in check.induction} == {1}
     assert len(check.control) == len(check.induction)
-    assert removed(check, check.drop_ablated) >= 0.8
-    assert removed(check, check.drop_control) <= 0.2
+    assert removed(drop, check.drop_ablated) >= 0.8
+    assert removed(drop, check.drop_control) <= 0.2
     # What induction is built upon is in the first layer, reported apart, and never a control.
     layers = {"previous_token": 0, "induction": 1}
     for metric, layer in layers.items():
