@@ -50,8 +50,10 @@ def publish(
 ) -> None:
     """Write the parts of each shard (uint16), meta.json and the texts of files `beside` them.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all; one that is there holds the same already.
     """
+    if (folder / "meta.json").exists():
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -127,8 +127,7 @@ def _open_tokens(config: DataConfig, cache: Path, leave_out: Path | None) -> Cor
         measured = {"format": FORMAT, **measure(config, sides)}
         content = (config.vocab_size, config.end_of_text, measured["content_sha256"])
         folder = caches.folder(cache, repr((FORMAT, config.source, *content, sorted(copied))))
-        if not (folder / "meta.json").exists():
-            caches.publish(folder, copied, measured)
+        caches.publish(folder, copied, measured)
         seen = {"shards": folder.name}
         caches.keep(cache, known, seen)
     folder = cache / seen["shards"]

@@ -84,6 +84,5 @@ def _of_tokens(
     if len(shards) == 1:
         return mine, replace(corpus, val=next(iter(shards.values())))
     folder = caches.folder(cache, repr((FORMAT, "eval", sha256)))
-    if not (folder / "meta.json").exists():
-        caches.publish(folder, {"val": shards.values()}, {"sha256": sha256})
+    caches.publish(folder, {"val": shards.values()}, {"sha256": sha256})
     return mine, replace(corpus, val=mapped(folder / "val.bin"))

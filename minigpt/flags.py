@@ -35,8 +35,6 @@ AS_FLAGS = {
     "vocab_size": "--vocab-size",
     "data.source = 'text'": "--text",
 }
-
-
 C = TypeVar("C", DataConfig, ModelConfig, TrainConfig)
 
 
@@ -175,7 +173,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     shape.add_argument("--preset", choices=("gpt", "vaswani"), default="gpt", help=told)
     for name, value in MODEL.items():
         told = f"default: {value:,}, with --toy {TOY_MODEL[name]:,}"
-        shape.add_argument(_flag(name), type=_whole(1), metavar="N", help=told)
+        shape.add_argument(f"--{name.replace('_', '-')}", type=_whole(1), metavar="N", help=told)
     told = f"default: d_model / {D_HEAD}"
     shape.add_argument("--n-heads", type=_whole(1), metavar="N", help=told)
     shape.add_argument("--dropout", type=float, default=0.0, metavar="P", help="default: 0")
@@ -200,10 +198,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     told = "random tokens in place of text: fresh ones cannot be learned, a fixed set can by heart"
     made.add_argument("--toy", choices=("fresh", "fixed"), help=told)
     return made
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _whole(least: int) -> Callable[[str], int]:

@@ -28,7 +28,7 @@ def listed(
             found.append(path)
             named.add(path)
         else:
-            matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)))
+            matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
             if not matches:
                 raise DataError(
                     f"{key} = {pattern!r}: no such file or folder, and no file matches it as "

@@ -38,15 +38,14 @@ class Queries:
 class Probe:
     """Windows of `documents` documents, those shorter than a window filled with end of text.
 
-    `document_W` numbers the documents from 0, in random order. Of `refused` more there is nothing:
-    no Python source among such, or text that the tokenizer cannot give back.
+    `document_W` numbers the documents from 0, in random order. Left out is what is no Python source
+    among such, and text that the tokenizer cannot give back.
     """
 
     tokens_WT: np.ndarray
     document_W: np.ndarray
     queries: dict[str, Queries]
     documents: int
-    refused: int
 
 
 def probe(
@@ -55,16 +54,15 @@ def probe(
     """A probe of about `tokens` tokens, in windows from as many documents as there are.
 
     What Python parses is source text; the rest is prose, unless it is less than half of the bytes:
-    then it is refused.
+    then it is left out.
     """
     rng, windows = np.random.Generator(np.random.PCG64(seed)), -(-tokens // seq_len)
     chosen = [texts[i] for i in rng.permutation(len(texts))[:windows]]
     each = -(-windows // max(1, len(chosen)))  # of a document that has so many
-    ids, of, parts, number, refused = [], [], {}, 0, 0
+    ids, of, parts, number = [], [], {}, 0
     for text, pairs in zip(chosen, _pairs(chosen), strict=True):
         aligned = None if pairs is None else _align(text, tokenizer)
         if pairs is None or aligned is None:
-            refused += 1
             continue
         places = {name: _places(relation, aligned) for name, relation in pairs.items()}
         for start in _starts(len(aligned.ids), seq_len, each, rng):
@@ -81,7 +79,6 @@ def probe(
             name: Queries(*np.concatenate(part, axis=1)) for name, part in sorted(parts.items())
         },
         documents=number,
-        refused=refused,
     )
 
 

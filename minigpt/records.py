@@ -27,10 +27,11 @@ def compressed(path: Path) -> bool:
 
 def has_records(path: Path) -> bool:
     """Whether the file holds records, by its name: jsonl, compressed or not, or parquet."""
-    return path.suffix.lower() == ".parquet" or _unpacked(path).suffix.lower() == ".jsonl"
+    unpacked = path.with_suffix("") if compressed(path) else path
+    return path.suffix.lower() == ".parquet" or unpacked.suffix.lower() == ".jsonl"
 
 
-def decompressed(path: Path, key: str = "data.path") -> bytes:
+def decompressed(path: Path, key: str) -> bytes:
     """The content of a compressed file of `key`.
 
     Raises DataError for one that cannot be read or is damaged.
@@ -155,7 +156,3 @@ def _missing(place: str, column: str, names: list[str]) -> str:
 def _short(value: object) -> str:
     told = repr(value)
     return told if len(told) <= SHOWN else f"{told[:SHOWN]}..."
-
-
-def _unpacked(path: Path) -> Path:
-    return path.with_suffix("") if compressed(path) else path

@@ -150,9 +150,7 @@ def save(job: Job, state: State, at: Horizon, name: str) -> None:
             "step": state.step,
             "branch": state.branch,
             "on_way_to": at.stop,
-            "from_step": state.from_step,
-            "seconds": time.monotonic() - state.began,
-            "cpu_seconds": time.process_time() - state.cpu_began,
+            **spent(state),
         },
     )
 

