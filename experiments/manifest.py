@@ -7,6 +7,7 @@ from experiments import store
 from experiments.config import ConfigError, SweepConfig, parse
 from experiments.corpora import Corpora
 from experiments.spec import TrunkSpec
+from minigpt.frozen import differences
 from minigpt.tokenizer import Tokenizer, TokenizerError, from_file
 
 UNLOCKED = ("grid", "launch", "runs_dir")  # what a later call on a started folder may change
@@ -74,7 +75,7 @@ def check(config: SweepConfig, corpora: Corpora) -> None:
         f"{key} = {old!r} there, {new!r} now"
         for section in now
         if section not in UNLOCKED
-        for key, old, new in _differences(section, recipe.get(section), now[section])
+        for key, old, new in differences(section, recipe.get(section), now[section])
     ]
     if not changed and there["content_sha256"] != corpus.content_sha256:
         told = f", there that of {there['origin']}," if there["origin"] != corpus.origin else ""
@@ -94,16 +95,6 @@ def check(config: SweepConfig, corpora: Corpora) -> None:
     if changed:
         raise ConfigError(
             f"{config.folder} was started with another config: {'; '.join(changed)}. A started "
-            "sweep may only extend "
-            "its grid or change [launch]; give the new one its own folder with name=NEW"
+            "sweep may only extend its grid or change [launch]; give the new one its own folder "
+            "with name=NEW"
         )
-
-
-def _differences(key: str, old: object, new: object) -> list[tuple[str, object, object]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            found
-            for name in sorted(set(old) | set(new))
-            for found in _differences(f"{key}.{name}", old.get(name), new.get(name))
-        ]
-    return [] if old == new else [(key, old, new)]

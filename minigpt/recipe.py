@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minigpt.config import DataConfig, ModelConfig, TrainConfig
 from minigpt.event import Result
-from minigpt.frozen import Frozen, Positive
+from minigpt.frozen import Frozen, Positive, differences
 
 CONFIG, RESULT, SHARDS = "config.json", "result.json", "data"
 WEIGHTS, SAMPLE = "model.pt", "sample.txt"
@@ -60,7 +60,11 @@ def enter(folder: Path, recipe: Recipe) -> None:
             before = json.loads(path.read_text())
         except ValueError as error:
             raise FolderError(f"{path}: damaged ({error}); give a new folder with --out") from None
-        changed = _differences("", before, now)
+        changed = [
+            f"{key} = {_shown(key, there)} there, {_shown(key, here)} now"
+            for key, there, here in differences("", before, now)
+            if key not in MAY_CHANGE
+        ]
         if changed:
             raise FolderError(
                 f"{folder}: holds a model of another config: {'; '.join(changed)}. Give this one a "
@@ -84,19 +88,8 @@ def end(folder: Path, recipe: Recipe, result: Result) -> None:
     _write(folder / RESULT, {"tokens": recipe.tokens, "result": asdict(result)})
 
 
-def _differences(key: str, old: object, new: object) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            found
-            for name in sorted(set(old) | set(new))
-            for found in _differences(f"{key}.{name}".lstrip("."), old.get(name), new.get(name))
-        ]
-    if old == new or key in MAY_CHANGE:
-        return []
-    there, here = (
-        str(value)[:12] if key.endswith("sha256") else json.dumps(value) for value in (old, new)
-    )
-    return [f"{key} = {there} there, {here} now"]
+def _shown(key: str, value: object) -> str:
+    return str(value)[:12] if key.endswith("sha256") else json.dumps(value)
 
 
 def _write(path: Path, values: object) -> None:
