@@ -12,8 +12,8 @@ from rich.table import Table
 
 from experiments.event import Event
 from experiments.spec import TrunkSpec
+from minigpt.watch import LINE_SECONDS, clock
 
-LINE_SECONDS = 15.0
 BAR_WIDTH = 24
 Item = TypeVar("Item")
 
@@ -27,10 +27,8 @@ def watched(items: Sequence[Item], what: str, console: Console) -> Iterator[Item
     for done, item in enumerate(items):
         if time.monotonic() - told > LINE_SECONDS:
             told = time.monotonic()
-            left = int((told - began) / done * (len(items) - done))
-            console.print(
-                f"{done} of {len(items)} {what}, {left // 60}:{left % 60:02d} left", highlight=False
-            )
+            left = clock((told - began) / done * (len(items) - done))
+            console.print(f"{done} of {len(items)} {what}, {left} left", highlight=False)
         yield item
 
 
@@ -125,8 +123,7 @@ class Progress:
         done, elapsed = self._first_left - left, time.monotonic() - self._began
         if done <= 0 or elapsed < 2:
             return "--:--"
-        seconds = int(left * elapsed / done)
-        return f"{seconds // 60}:{seconds % 60:02d}"
+        return clock(left * elapsed / done)
 
     def _share(self) -> float:
         total = sum(self._todo.values())
@@ -155,8 +152,7 @@ class Progress:
         )
 
     def _clock(self) -> str:
-        seconds = int(time.monotonic() - self._began)
-        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+        return f"{clock(time.monotonic() - self._began):>6}"
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -170,7 +166,7 @@ class Progress:
                 _bar((event.step or 0) / run.stop),
                 f"loss {event.train_loss:.3f}" if event.train_loss is not None else "",
                 f"{speed:,.0f} tok/s",
-                f"{int(left) // 60}:{int(left) % 60:02d}",
+                clock(left),
             )
         table.add_row("all", self._overview, _bar(self._share()), "", "", self._time_left())
         return table
