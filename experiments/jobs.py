@@ -83,7 +83,7 @@ def look(sweep: Path) -> Jobs:
         (job, trunk)
         for trunk in store.trunks(sweep)
         if (job := of_trunk.get(trunk.trunk_id)) and job.id and not jobs.job(trunk.trunk_id)
-        if verdict.unsettled(sweep, trunk) and not verdict.judged(sweep, job, trunk.trunk_id)
+        if store.missing(sweep, trunk) and not verdict.judged(sweep, job, trunk.trunk_id)
     ]
     if gone:
         over = slurm.ended({job.id for job, _ in gone if job.id})
@@ -99,7 +99,7 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec, jobs: Jobs) -> store.
     if known.result is not None or known.state == "running" or job is None:
         return known
     status = store.read_status(store.trunk_folder(sweep, trunk.trunk_id))
-    its_own = status.get("job") == (jobs.of_trunk[trunk.trunk_id].id)
+    its_own = status.get("job") == jobs.of_trunk[trunk.trunk_id].id
     if job.state != "PENDING" and its_own and status["state"] in ("running", "failed"):
         return store.RunState(state=status["state"], reason=status.get("reason"), result=None)
     reason = job.reason if job.state == "PENDING" else "its turn in the job has not come"
@@ -128,7 +128,7 @@ def poll(sweep: Path, trunks: list[TrunkSpec]) -> Generator[set[str]]:
             else:
                 busy = {t for t in wanted if (job := jobs.job(t)) and not job.stuck}
         # A node that cannot end a job keeps it in the queue for days after its last result.
-        busy = {t.trunk_id for t in trunks if t.trunk_id in busy and verdict.unsettled(sweep, t)}
+        busy = {t.trunk_id for t in trunks if t.trunk_id in busy and store.missing(sweep, t)}
         yield busy
         if busy:
             time.sleep(LOOK_SECONDS)
@@ -207,7 +207,7 @@ def mark_cancelled(sweep: Path, jobs: Jobs, trunk_ids: Collection[str]) -> None:
     """
     for trunk in store.trunks(sweep):
         job = jobs.of_trunk.get(trunk.trunk_id)
-        if not job or trunk.trunk_id not in trunk_ids or not verdict.unsettled(sweep, trunk):
+        if not job or trunk.trunk_id not in trunk_ids or not store.missing(sweep, trunk):
             continue
         if not verdict.judged(sweep, job, trunk.trunk_id):
             reason = f"cancelled (job {job.id})"

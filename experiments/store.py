@@ -1,7 +1,6 @@
 """The sweep's folder: who writes what, what state a run is in, and `collect`.
 
-runs/<sweep>/sweep.json                      the resolved config and the corpus, written by the
-first run
+runs/<sweep>/sweep.json                      the resolved config and the corpus
 runs/<sweep>/tokenizers/<sha256>.json        tokenizers, unless tokens are bytes
 runs/<sweep>/trunks/<trunk_id>/spec.json     the trunk and its runs as planned last
                                evals.jsonl   one line per evaluation, appended
@@ -18,6 +17,7 @@ import fcntl
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,6 +166,7 @@ def run_state(sweep: Path, trunk: TrunkSpec, run: RunSpec) -> RunState:
 
 def missing(sweep: Path, trunk: TrunkSpec) -> bool:
     """Whether some run of `trunk` has no result."""
+    list(trunk_folder(sweep, trunk.trunk_id).glob("*"))  # makes a network file system look again
     return any(run_state(sweep, trunk, run).result is None for run in trunk.runs)
 
 
@@ -222,9 +223,7 @@ def collect(sweep: Path) -> CollectSummary:
     if evals:
         write_parquet(sweep / "evals.parquet", evals, schema.EVALS)
     write_parquet(sweep / "results.parquet", rows, schema.RESULTS)
-    by_status: dict[str, int] = {}
-    for row in rows:
-        by_status[row["status"]] = by_status.get(row["status"], 0) + 1
+    by_status = dict(Counter(row["status"] for row in rows))
     return CollectSummary(rows=len(rows), by_status=by_status, path=sweep / "results.parquet")
 
 

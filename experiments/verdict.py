@@ -12,7 +12,6 @@ from pathlib import Path
 
 from experiments import store
 from experiments.slurm import JobState
-from experiments.spec import TrunkSpec
 
 LOG_LINES = 200
 STAMP = "%y%m%d-%H%M%S"  # how the name of a submission begins
@@ -44,13 +43,6 @@ class SubmittedJob:
     def log(self) -> Path:
         """The job's log, relative to the sweep's folder."""
         return Path("slurm", self.submission, str(self.id), f"{self.id}_0_log.out")
-
-
-def unsettled(sweep: Path, trunk: TrunkSpec) -> bool:
-    """Whether a run of the trunk has no result yet."""
-    folder = store.trunk_folder(sweep, trunk.trunk_id)
-    list(folder.iterdir())  # makes a network file system look again
-    return any(store.run_state(sweep, trunk, run).result is None for run in trunk.runs)
 
 
 def judge(sweep: Path, job: SubmittedJob, trunk_id: str, over: JobState | None) -> None:
