@@ -2,7 +2,7 @@
 
 import platform
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,26 +14,13 @@ from experiments.provenance import processor_name
 from experiments.worker import Report
 from minigpt.counts import flops_per_token
 
-KEYS = (
-    "suite",
-    "variant",
-    "d_model",
-    "n_layers",
-    "members",
-    "tokens_per_second",
-    "ratio_to_reference",
-    "mfu",
-    "ops_per_step",
-    "peak_memory_bytes",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One figure; None where it was not measured or is not known.
 
-    `tokens_per_second` is of all members together. `mfu` divides by the vendor's peak, `of_matmul`
-    by the rate of a large product that the same process timed.
+    `tokens_per_second` is of all members together. `mfu` divides by the vendor's peak, `of_matmul`,
+    which is only printed, by the rate of a large product that the same process timed.
     """
 
     suite: str
@@ -49,8 +36,8 @@ class Row:
     of_matmul: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row under KEYS."""
-        return {key: getattr(self, key) for key in KEYS}
+        """The row as a file has it."""
+        return {key: value for key, value in asdict(self).items() if key != "of_matmul"}
 
     def shown(self) -> dict[str, Any]:
         """The row as the printed table has it."""
@@ -121,7 +108,7 @@ class Findings:
             self.matmul.setdefault(dtype, []).extend(rates)
 
     def to_json(self, device: str, load: float | None) -> dict[str, Any]:
-        """The machine, the rows under KEYS, and the remarks.
+        """The machine, the rows, and the remarks.
 
         `load`: processes that wanted a core before the benchmark began; they lengthen times on the
         wall, and are unfair to threads that wait for one another.
