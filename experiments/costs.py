@@ -155,9 +155,10 @@ def _unknown(trunks: list[TrunkSpec], rates: dict[str, Rate], config: SweepConfi
     shapes = {estimate.shape(trunk, config.launch) for trunk in trunks} - rates.keys()
     if not shapes:
         return None
+    own_job = ", in a job of its own" if config.launch.executor == "slurm" else ""
     return (
         f"time: not known yet for {len(shapes)} shapes; `plan --measure` times them once "
-        f"(a few seconds each{', in a job of its own' if _slurm(config) else ''})"
+        f"(a few seconds each{own_job})"
     )
 
 
@@ -166,10 +167,6 @@ def _price(config: SweepConfig, device_hours: float) -> str:
     if price is None:
         return ""
     return f"; {device_hours * price:.2f} at {price:g} per device-hour"
-
-
-def _slurm(config: SweepConfig) -> bool:
-    return config.launch.executor == "slurm"
 
 
 def _clock(seconds: float) -> str:

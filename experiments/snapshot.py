@@ -20,7 +20,6 @@ def take(sweep: Path, stamp: str) -> Path:
     """
     root = Path(__file__).resolve().parent.parent
     commit, dirty = provenance.git()
-    commit, dirty = provenance.git()
     untracked = ("ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
     new = _git(root, *untracked).decode() if commit else ""
     dirty = None if dirty is None else dirty or bool(new)
