@@ -12,13 +12,12 @@ from rich.console import Console
 from experiments import costs, jobs, manifest, pack, slurm, store, submit, tables
 from experiments.config import ConfigError, SweepConfig
 from experiments.corpora import Corpora
-from experiments.event import Event
 from experiments.follow import follow
 from experiments.jobs import Jobs, Todo
 from experiments.plan import warnings
 from experiments.progress import Progress
 from experiments.slurm import SlurmError
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 
 
 def run(

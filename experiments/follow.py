@@ -5,8 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from experiments import store
-from experiments.event import Event
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 
 
 def follow(

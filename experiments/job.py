@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from experiments import provenance, slots, snapshot, store
-from experiments.place import Place
+from experiments.pack import Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
 

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 
-from experiments.event import Event
-from experiments.pack import Pack
-from experiments.place import Place
+from experiments.pack import Pack, Place
+from experiments.spec import Event
 from experiments.trunk import in_turns
 
 

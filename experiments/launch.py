@@ -8,11 +8,9 @@ import torch
 
 from experiments import pack, slots, torchrun
 from experiments.config import ConfigError
-from experiments.event import Event
-from experiments.pack import Pack
-from experiments.place import Place
+from experiments.pack import Pack, Place
 from experiments.resources import LaunchSection
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 from experiments.trunk import run_trunks
 from minigpt.process import hearing, settle
 

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from experiments.event import Event
 from experiments.peaks import vendor_peak
 from experiments.record import Record, now
-from experiments.spec import RunSpec
+from experiments.spec import Event, RunSpec
 from minigpt.counts import flops_per_token
 from minigpt.event import Evaluation, Progress, Result
 from minigpt.event import Event as Told

@@ -1,4 +1,4 @@
-"""Trunks into packs for a worker, and into jobs and job arrays for Slurm: pure.
+"""Trunks into packs for a worker at its place, and into jobs and job arrays for Slurm: pure.
 
 The trunks of a pack have one shape, so that they can be trained side by side.
 
@@ -8,6 +8,7 @@ longer than the cluster allows, and together run no more jobs at once than asked
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.resources import LaunchSection, Resources
 from experiments.spec import TrunkSpec
@@ -15,6 +16,22 @@ from minigpt.config import ModelConfig
 
 Pack = tuple[TrunkSpec, ...]
 Job = tuple[TrunkSpec, ...]  # trained one after another, or in the job's slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where trunks are trained: the sweep's folder, that of the token shards, the device.
+
+    `members` models of one shape are trained side by side; None: as many as the GPU's memory holds.
+    So many packs of them, its `lanes`, are in training at once.
+    """
+
+    sweep: Path
+    cache: Path
+    device: str
+    checkpoint_seconds: float
+    members: int | None = 1
+    lanes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

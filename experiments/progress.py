@@ -10,8 +10,7 @@ from rich.live import Live
 from rich.progress import track
 from rich.table import Table
 
-from experiments.event import Event
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 from minigpt.watch import LINE_SECONDS, clock
 
 BAR_WIDTH = 24

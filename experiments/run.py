@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from experiments.event import Event
-from experiments.place import Place
-from experiments.spec import TrunkSpec
+from experiments.pack import Place
+from experiments.spec import Event, TrunkSpec
 from experiments.trunk import run_trunks
 from minigpt.config import Strategy
 from minigpt.group import Group, join

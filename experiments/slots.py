@@ -18,11 +18,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from experiments import store
-from experiments.event import Event
-from experiments.pack import Pack, packs
-from experiments.place import Place
+from experiments.pack import Pack, Place, packs
 from experiments.resources import LaunchSection
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 
 STOP_SECONDS = 300.0  # a worker saves its checkpoint after the step or evaluation it is in
 PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Slurm sends them to the whole job

@@ -1,6 +1,7 @@
-"""What one unit of work is: a trunk and the runs that branch off it."""
+"""What one unit of work is: a trunk, the runs that branch off it, what its training says."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from pydantic import Field
 
@@ -61,3 +62,20 @@ class TrunkSpec(Frozen):
                 steps += run.stop - at
             at = run.start
         return steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What a trunk's training says of itself: `kind` is progress, finished or failed.
+
+    Of trunks in other processes there is also `overview`: no trunk's, `reason` says how many wait.
+    """
+
+    kind: str
+    trunk_id: str = ""
+    run_id: str | None = None
+    step: int | None = None
+    tokens_per_second: float | None = None
+    train_loss: float | None = None
+    result: dict | None = None
+    reason: str | None = None

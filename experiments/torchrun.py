@@ -10,10 +10,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from experiments import store
-from experiments.event import Event
 from experiments.follow import follow
 from experiments.resources import LaunchSection
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 300.0

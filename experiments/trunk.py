@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 
 from experiments import capacity, pack, store
-from experiments.event import Event
 from experiments.leg import Hand, Leg, again, halves, stages
-from experiments.place import Place
+from experiments.pack import Place
 from experiments.record import Record
 from experiments.shards import open_shards
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 from minigpt import data
 from minigpt.config import DataConfig
 from minigpt.event import Event as Told

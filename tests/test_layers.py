@@ -16,9 +16,9 @@ ORDER = {
         "lines toy recipe flags watch sample train"
     ),
     "experiments": (
-        "rules axes resources config spec corpora models grid plan event provenance schema rows "
+        "rules axes resources config spec corpora models grid plan provenance schema rows "
         "store shards manifest export slurm verdict jobs estimate measure pack costs tables "
-        "snapshot prepare place peaks record leg capacity trunk run follow torchrun lanes slots "
+        "snapshot prepare peaks record leg capacity trunk run follow torchrun lanes slots "
         "launch job submit speed "
         "progress execute manage sweep trained samples circuits opcount reference trial worker "
         "contest figures stepsuite packsuite sweepsuite gpusuite benchmark"
@@ -43,9 +43,9 @@ NO_TORCH = {
         "vocabulary tokens cache corpus textshards evalsets data lines flags recipe"
     ),
     "experiments": (
-        "rules axes resources config spec corpora models grid plan event provenance schema rows "
+        "rules axes resources config spec corpora models grid plan provenance schema rows "
         "store shards manifest export slurm verdict jobs estimate measure pack costs tables "
-        "snapshot prepare place follow submit progress execute manage sweep"
+        "snapshot prepare follow submit progress execute manage sweep"
     ),
     "analysis": ORDER["analysis"],
 }

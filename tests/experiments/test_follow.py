@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from experiments import store
-from experiments.event import Event
 from experiments.follow import follow
-from experiments.spec import TrunkSpec
+from experiments.spec import Event, TrunkSpec
 
 Expand = Callable[..., list[TrunkSpec]]
 

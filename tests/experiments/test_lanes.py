@@ -9,8 +9,7 @@ import torch
 
 from experiments import leg, pack, slots, store
 from experiments.lanes import run_lanes
-from experiments.pack import Pack
-from experiments.place import Place
+from experiments.pack import Pack, Place
 from experiments.resources import LaunchSection
 from experiments.spec import TrunkSpec
 from experiments.trunk import run_trunks

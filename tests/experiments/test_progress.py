@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import progress
-from experiments.event import Event
-from experiments.spec import RunSpec, TrunkSpec
+from experiments.spec import Event, RunSpec, TrunkSpec
 
 OK = {"status": "ok", "val_loss": 2.0, "val_bpb": 1.0}
 
