@@ -129,8 +129,7 @@ def _train(
     """Train here until done or interrupted; whether it was, and why which trunk failed."""
     from experiments.launch import run_all  # imports torch: plan and status must not
 
-    cache = Path(config.runs_dir, "data")
-    events = run_all(todo.trunks, config.folder, cache, config.launch, at_most)
+    events = run_all(todo.trunks, config.folder, config.launch, at_most)
     stopping = "stopping: the workers save their checkpoints"
     return _show(events, todo.trunks, todo.settled, console, stopping)
 

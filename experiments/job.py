@@ -131,7 +131,7 @@ def _train(
         return failed
     asked = launch.resources(trunks[0].n_total)
     gpus = 0 if launch.device == "cpu" else asked.gpus
-    places = slots.places(sweep, sweep.parent / "data", launch, gpus, asked.cpus_per_task)
+    places = slots.places(sweep, launch, gpus, asked.cpus_per_task)
     # What is not saved well before the time limit is left to the last periodic checkpoint: a job
     # that Slurm ends at the limit is not put back into the queue.
     stop_seconds = max(SAVE_SECONDS, launch.slurm.signal_seconds - SAVE_SECONDS)
@@ -171,7 +171,6 @@ def _train_together(
     with join("cuda" if cuda else "cpu", asked.strategy) as (group, device):
         place = Place(
             sweep=sweep,
-            cache=sweep.parent / "data",
             device=device,
             checkpoint_seconds=launch.checkpoint_seconds,
         )

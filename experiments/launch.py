@@ -18,7 +18,6 @@ from minigpt.process import hearing, settle
 def run_all(
     trunks: list[TrunkSpec],
     sweep: Path,
-    cache: Path,
     launch: LaunchSection,
     at_most: int | None = None,
 ) -> Generator[Event]:
@@ -27,12 +26,12 @@ def run_all(
     Closing the generator stops every worker after it has saved a checkpoint.
     """
     if launch.executor == "inline":
-        place = slots.places(sweep, cache, launch, _gpus(launch), cores(), 1)[0]
+        place = slots.places(sweep, launch, _gpus(launch), cores(), 1)[0]
         yield from _run_inline(pack.packs(trunks, place.members, 1), place, launch)
     elif launch.ranks > 1:
         yield from torchrun.run_ranks(trunks, sweep, launch, _shares(launch)[:at_most])
     else:
-        places = slots.places(sweep, cache, launch, _gpus(launch), cores(), at_most)
+        places = slots.places(sweep, launch, _gpus(launch), cores(), at_most)
         work = slots.work(trunks, places)
         yield from slots.run_slots(work, places, launch.threads_per_slot)
 

@@ -20,14 +20,13 @@ Job = tuple[TrunkSpec, ...]  # trained one after another, or in the job's slots
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where trunks are trained: the sweep's folder, that of the token shards, the device.
+    """Where trunks are trained: the sweep's folder, the device, how often to save.
 
     `members` models of one shape are trained side by side; None: as many as the GPU's memory holds.
     So many packs of them, its `lanes`, are in training at once.
     """
 
     sweep: Path
-    cache: Path
     device: str
     checkpoint_seconds: float
     members: int | None = 1

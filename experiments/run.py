@@ -40,7 +40,6 @@ def main(argv: list[str] | None = None) -> int:
         with join(args.device, args.strategy) as (group, device), hearing() as heard:
             place = Place(
                 sweep=sweep,
-                cache=sweep.parent / "data",
                 device=device,
                 checkpoint_seconds=args.checkpoint_seconds,
             )

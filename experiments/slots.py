@@ -28,7 +28,6 @@ PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Slurm sends them to
 
 def places(
     sweep: Path,
-    cache: Path,
     launch: LaunchSection,
     gpus: int,
     cores: int,
@@ -44,7 +43,6 @@ def places(
     return [
         Place(
             sweep=sweep,
-            cache=cache,
             device=device,
             checkpoint_seconds=launch.checkpoint_seconds,
             members=launch.members_on(gpus),

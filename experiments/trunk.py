@@ -3,7 +3,6 @@
 Of several ranks the first writes, and every one says what fails.
 """
 
-import functools
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -16,10 +15,9 @@ from experiments import capacity, pack, store
 from experiments.leg import Hand, Leg, again, halves, stages
 from experiments.pack import Place
 from experiments.record import Record
-from experiments.shards import open_shards
+from experiments.shards import unchanged
 from experiments.spec import Event, TrunkSpec
 from minigpt import data
-from minigpt.config import DataConfig
 from minigpt.event import Event as Told
 from minigpt.event import Progress
 from minigpt.group import SINGLE, Group, OtherRankError
@@ -225,28 +223,12 @@ def _corpus(trunk: TrunkSpec, place: Place, group: Group) -> data.Corpus:
     hashes = (trunk.data_sha256, trunk.val_sha256, *sorted(trunk.evals_sha256.items()))
 
     def prepare() -> data.Corpus:
-        return _prepared(place.sweep, place.cache, trunk.data, trunk.tokenizer_sha256, hashes)  # type: ignore[arg-type]
+        return unchanged(place.sweep, trunk.data, trunk.tokenizer_sha256, hashes)  # type: ignore[arg-type]
 
     with group.together():
         corpus = prepare() if group.rank == 0 else None
     with group.together():
         return corpus or prepare()
-
-
-@functools.lru_cache(maxsize=2)
-def _prepared(
-    sweep: Path, cache: Path, config: DataConfig, tokenizer_sha256: str | None, hashes: tuple
-) -> data.Corpus:
-    """The corpus of these hashes, one for all trunks of a process, so that a GPU holds it once."""
-    corpus = open_shards(sweep, config, tokenizer_sha256, cache)
-    info = corpus.info
-    evals = sorted((each.name, each.sha256) for each in info.evals)
-    if (info.data_sha256, info.val_sha256, *evals) != hashes:
-        raise data.DataError(
-            f"the text of source '{config.source}' has changed since this sweep was planned; "
-            "start a new sweep with name=NEW"
-        )
-    return corpus
 
 
 def _may_stop(event: Told, group: Group) -> bool:

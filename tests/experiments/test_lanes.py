@@ -27,8 +27,7 @@ def place(tmp_path: Path) -> Callable[..., Place]:
 
     def make(name: str, lanes: int) -> Place:
         sweep = tmp_path / "runs" / name
-        cache = tmp_path / "cache"
-        return Place(sweep=sweep, cache=cache, device="cpu", checkpoint_seconds=60, lanes=lanes)
+        return Place(sweep=sweep, device="cpu", checkpoint_seconds=60, lanes=lanes)
 
     return make
 
@@ -122,7 +121,7 @@ def test_a_lane_that_fails_leaves_the_others(
 def test_slots_of_a_gpu_are_lanes_of_one_process(tmp_path: Path) -> None:
     def devices(slots_wanted: int | str, gpus: int, at_most: int | None = None) -> list[tuple]:
         launch = LaunchSection.model_validate({"slots": slots_wanted})
-        made = slots.places(tmp_path, tmp_path, launch, gpus, 4, at_most)
+        made = slots.places(tmp_path, launch, gpus, 4, at_most)
         return [(place.device, place.lanes) for place in made]
 
     assert devices(5, 2) == [("cuda:0", 3), ("cuda:1", 2)]
