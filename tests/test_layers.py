@@ -11,8 +11,8 @@ ORDER = {
         "syntax scopes prose relations clusters "
         "frozen sources config counts schedule paths records text split shards tokenizer "
         "vocabulary tokens cache corpus textshards evalsets data process layers loss kvcache model "
-        "group optim checkpoint state evaluate event step regions stack member loop weights decode "
-        "beam generate heads copying ablate probe structure "
+        "group optim checkpoint state evaluate event step regions feed stack member loop weights "
+        "decode beam generate heads copying ablate probe structure "
         "lines toy recipe flags watch sample train"
     ),
     "experiments": (

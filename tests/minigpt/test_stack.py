@@ -10,10 +10,11 @@ import torch
 from minigpt import checkpoint, data
 from minigpt.config import LearningRates, ModelConfig, ScheduleConfig, TrainConfig
 from minigpt.event import Evaluation, Progress, Result
+from minigpt.feed import tokens_at, training_shard
 from minigpt.loop import train, train_all
 from minigpt.member import Member
 from minigpt.schedule import Horizon, horizon
-from minigpt.stack import Stack, resident, tokens_at
+from minigpt.stack import Stack
 from minigpt.state import Job, fresh
 from minigpt.step import Single
 
@@ -175,7 +176,7 @@ def test_batches_are_those_of_the_data(fresh_job):
 
 def test_token_ids_use_all_sixteen_bits():
     ids = np.array([0, 1, 32767, 32768, 65535], "<u2")
-    shard = resident(ids, torch.device("cpu"))
+    shard = training_shard(data.Corpus(None, ids, ids), torch.device("cpu"))
     assert tokens_at(shard, torch.arange(5)).tolist() == ids.tolist()
 
 
