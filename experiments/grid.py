@@ -36,6 +36,13 @@ class Cell:
     arm: str
     holdout: bool
 
+    def __str__(self) -> str:
+        """As messages name it: its horizon, its model and what sets it apart."""
+        arm = "" if self.arm == "main" else f", {self.arm}"
+        budget = "" if self.flops is None else f" (flops = {self.flops:g})"
+        model = f"d_model = {self.model.d_model}"
+        return f"{self.tokens:,} tokens{budget} at {model}, seed = {self.seed}{arm}"
+
 
 def cells(config: SweepConfig, corpora: Corpora) -> list[Cell]:
     """Every cell of the sweep, its model checked.

@@ -7,23 +7,18 @@ become numbers here, before hashing, so an id never depends on how a number was 
 import hashlib
 import itertools
 import json
-import math
 
 from experiments import rules
 from experiments.config import ConfigError, SweepConfig
 from experiments.corpora import Corpora, resolved
-from experiments.grid import Cell, cells, training_tokens
+from experiments.grid import Cell, cells
+from experiments.horizons import WARMUP_SHARE, placed
 from experiments.rules import ConstantRate, LearningRateRule
 from experiments.spec import RunSpec, TrunkSpec
-from minigpt import schedule
 from minigpt.config import TrainConfig, sequences_per_rank
-from minigpt.counts import flops_per_token
-from minigpt.data import CorpusInfo
 
 MIN_STEPS = 500  # the analysis does not use shorter runs
 TRUNK_SPAN = 8.0  # one constant rate is not right for horizons further apart
-FLOPS_SHARE = 0.01  # a curve of equal C is one only if whole steps keep C this close
-WARMUP_SHARE = 0.03  # of the shortest horizon; a longer warm-up fakes a steeper beta
 
 
 def expand(config: SweepConfig, corpora: Corpora) -> list[TrunkSpec]:
@@ -40,7 +35,7 @@ def expand(config: SweepConfig, corpora: Corpora) -> list[TrunkSpec]:
         ordered = sorted(group, key=lambda cell: cell.tokens)
         for a, b in itertools.pairwise(ordered):
             if a.tokens == b.tokens:
-                twice = f"{b.where}: {_told(b)} is asked for twice; remove one of the two"
+                twice = f"{b.where}: {b} is asked for twice; remove one of the two"
                 raise ConfigError(twice)
         # With cosine every horizon is a trunk of its own.
         parts = [ordered] if config.schedule.kind == "wsd" else [[cell] for cell in ordered]
@@ -48,7 +43,7 @@ def expand(config: SweepConfig, corpora: Corpora) -> list[TrunkSpec]:
             trunk = _trunk(config, corpora, part)
             if trunk.trunk_id in trunks:
                 raise ConfigError(
-                    f"{part[0].where}: {_told(part[0])}: two ways to write the learning rate or "
+                    f"{part[0].where}: {part[0]}: two ways to write the learning rate or "
                     "batch of one trunk come to the same numbers; write both in one way"
                 )
             trunks[trunk.trunk_id] = trunk
@@ -86,13 +81,6 @@ def warnings(config: SweepConfig, trunks: list[TrunkSpec]) -> list[str]:
     if kind.kind == "wsd" and "step-law" in (config.train.lr.rule, config.train.batch.rule):
         found.append("the step-law depends on the horizons: another horizon later means new trunks")
     return found
-
-
-def _told(cell: Cell) -> str:
-    arm = "" if cell.arm == "main" else f", {cell.arm}"
-    budget = "" if cell.flops is None else f" (flops = {cell.flops:g})"
-    model = f"d_model = {cell.model.d_model}"
-    return f"{cell.tokens:,} tokens{budget} at {model}, seed = {cell.seed}{arm}"
 
 
 def _rate_rule(config: SweepConfig, lr: float | None) -> LearningRateRule:
@@ -137,7 +125,7 @@ def _trunk(config: SweepConfig, corpora: Corpora, group: list[Cell]) -> TrunkSpe
         batch_tokens=batch,
         seed=first.seed,
     )
-    runs = _runs(train, corpus, config.data.max_epochs, group)
+    branches = placed(train, corpus, config.data.max_epochs, group)
     evaluation = [config.data.eval_tokens, config.data.curve_eval_tokens]
     identity = {
         "model": first.model.model_dump(),
@@ -150,7 +138,7 @@ def _trunk(config: SweepConfig, corpora: Corpora, group: list[Cell]) -> TrunkSpe
     if corpus.tokenizer_sha256 is not None:
         identity["tokenizer"] = corpus.tokenizer_sha256
     if config.schedule.kind == "cosine":
-        identity["horizon"] = runs[0].stop
+        identity["horizon"] = branches[0].stop
     trunk_id = _hash(identity)
     return TrunkSpec(
         trunk_id=trunk_id,
@@ -167,93 +155,16 @@ def _trunk(config: SweepConfig, corpora: Corpora, group: list[Cell]) -> TrunkSpe
         evals_sha256=evals,
         train=train,
         runs=tuple(
-            run.model_copy(update={"run_id": _hash([trunk_id, run.stop, run.start])})
-            for run in runs
+            RunSpec(
+                run_id=_hash([trunk_id, at.stop, at.start]),
+                tokens=at.stop * batch,
+                start=at.start,
+                stop=at.stop,
+                holdout=cell.holdout,
+            )
+            for cell, at in zip(group, branches, strict=True)
         ),
     )
-
-
-def _runs(
-    train: TrainConfig, corpus: CorpusInfo, max_epochs: float, group: list[Cell]
-) -> list[RunSpec]:
-    """The horizons of one trunk, checked against each other, the warm-up and the corpus."""
-    made: dict[int, Cell] = {}
-    runs = []
-    available = training_tokens(corpus, group[0].model.seq_len)
-    for cell in group:
-        at = schedule.horizon(train.schedule, cell.tokens, train.batch_tokens)
-        tokens, told = at.stop * train.batch_tokens, f"horizon of {_told(cell)}"
-        where = f"{cell.where}: {told}"
-        _check_budget(cell, tokens, train.batch_tokens, where)
-        if at.stop in made:
-            raise ConfigError(
-                f"{where} and that of {made[at.stop].tokens:,} tokens are both {at.stop} steps of "
-                f"{train.batch_tokens:,} tokens; remove one, or lower the batch"
-            )
-        short = _too_short(train, cell.tokens, whole_step=cell.doublings is not None)
-        if short and cell.doublings:
-            where = f"grid.tokens.doublings = {cell.doublings}: {told}"
-            raise ConfigError(f"{where}{short}{_fewer(train, cell.tokens, cell.doublings)}")
-        if short:
-            raise ConfigError(f"{where}{short}")
-        if tokens > available * max_epochs:
-            epochs = tokens / available
-            raise ConfigError(
-                f"{where} needs {epochs:.2f} epochs of the corpus's {available:,} training tokens, "
-                f"data.max_epochs = {max_epochs:g}; shorten the horizon, give more text, or ask "
-                f"for repetition with data.max_epochs={math.ceil(100 * epochs) / 100:g}"
-            )
-        made[at.stop] = cell
-        spec = RunSpec(run_id="", tokens=tokens, start=at.start, stop=at.stop, holdout=cell.holdout)
-        runs.append(spec)
-    return runs
-
-
-def _too_short(train: TrainConfig, tokens: int, whole_step: bool) -> str | None:
-    """What a horizon of `tokens` is too short for, with the remedy; None if for nothing.
-
-    A listed horizon below one step is one step; with `whole_step` it is refused.
-    """
-    warmup, batch = train.schedule.warmup_tokens, train.batch_tokens
-    cooldown = schedule.horizon(train.schedule, tokens, batch).start * batch
-    if whole_step and tokens < batch:
-        return f" is shorter than one step of {batch:,} tokens; lower the batch"
-    if tokens <= warmup:
-        return (
-            f" is not longer than schedule.warmup_tokens = {warmup:,}; shorten the warm-up "
-            f"({WARMUP_SHARE:.0%} of the shortest horizon is plenty)"
-        )
-    if train.schedule.kind == "wsd" and cooldown < warmup:
-        return (
-            f": its cooldown starts at {cooldown:,} tokens, inside schedule.warmup_tokens = "
-            f"{warmup:,}; shorten the warm-up or the cooldown"
-        )
-    return None
-
-
-def _fewer(train: TrainConfig, tokens: int, count: int) -> str:
-    """The remedy where the shortest of `count` doublings, `tokens`, is too short: fewer of them."""
-    while count and _too_short(train, tokens, whole_step=True):
-        count, tokens = count - 1, 2 * tokens
-    return f", or ask for fewer: grid.tokens.doublings={count}" if count else ""
-
-
-def _check_budget(cell: Cell, tokens: int, batch: int, where: str) -> None:
-    """Refuse a budget that whole steps miss by more than FLOPS_SHARE."""
-    if cell.flops is None:
-        return
-    per_token = flops_per_token(cell.model).exact
-    off = tokens * per_token / cell.flops - 1
-    if abs(off) > FLOPS_SHARE:
-        # Half a step is FLOPS_SHARE of these; 5 % more, because two digits may round it down.
-        enough = 1.05 * 0.5 * batch / FLOPS_SHARE * per_token
-        fine = int(2 * FLOPS_SHARE * cell.tokens) // cell.model.seq_len * cell.model.seq_len
-        lower = f"lower the batch to {fine:,} tokens or less, or " if fine else ""
-        raise ConfigError(
-            f"{where}: its {tokens // batch:,} whole steps of {batch:,} tokens take "
-            f"{tokens * per_token:.4g} FLOP, {off:+.1%} off its budget (more than "
-            f"{FLOPS_SHARE:.0%}); {lower}raise flops to {enough:.2g} or more"
-        )
 
 
 def _hash(values: object) -> str:

@@ -16,7 +16,7 @@ ORDER = {
         "lines toy recipe flags watch sample train"
     ),
     "experiments": (
-        "rules axes resources config spec corpora models grid plan provenance schema rows "
+        "rules axes resources config spec corpora models grid horizons plan provenance schema rows "
         "store shards manifest export slurm verdict jobs estimate measure pack costs tables "
         "snapshot prepare peaks record leg capacity trunk run follow torchrun lanes slots "
         "launch job submit speed "
@@ -43,7 +43,7 @@ NO_TORCH = {
         "vocabulary tokens cache corpus textshards evalsets data lines flags recipe"
     ),
     "experiments": (
-        "rules axes resources config spec corpora models grid plan provenance schema rows "
+        "rules axes resources config spec corpora models grid horizons plan provenance schema rows "
         "store shards manifest export slurm verdict jobs estimate measure pack costs tables "
         "snapshot prepare follow submit progress execute manage sweep"
     ),
