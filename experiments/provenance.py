@@ -19,11 +19,11 @@ def git() -> tuple[str | None, bool | None]:
     if snapshot.exists():
         told = json.loads(snapshot.read_text())
         return told["git_commit"], told["git_dirty"]
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = run_git(root, "rev-parse", "HEAD")
     if commit is None:
         return None, None
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return commit, None if status is None else bool(status)
+    status = run_git(root, "status", "--porcelain", "--untracked-files=no")
+    return commit.decode().strip(), None if status is None else bool(status.strip())
 
 
 def processor_name() -> str:
@@ -42,11 +42,12 @@ def slurm_job() -> str | None:
     return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
 
 
-def _git(root: Path, *words: str) -> str | None:
+def run_git(root: Path, *words: str, seconds: float = 20.0) -> bytes | None:
+    """What git prints in the checkout `root`; None where it fails."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
+            ["git", "-C", str(root), *words], capture_output=True, timeout=seconds, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout

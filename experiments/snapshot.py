@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from experiments import provenance
 
 PACKAGES = ("experiments", "minigpt")  # all that a job imports of this project
+GIT_SECONDS = 60.0  # then without what git would say: the copy itself is whole
 
 
 def take(sweep: Path, stamp: str) -> Path:
@@ -21,7 +21,8 @@ def take(sweep: Path, stamp: str) -> Path:
     root = Path(__file__).resolve().parent.parent
     commit, dirty = provenance.git()
     untracked = ("ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
-    new = _git(root, *untracked).decode() if commit else ""
+    listed = provenance.run_git(root, *untracked, seconds=GIT_SECONDS) if commit else None
+    new = (listed or b"").decode().split()
     dirty = None if dirty is None else dirty or bool(new)
     files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
     digest = hashlib.sha256(f"{commit} {dirty}".encode())
@@ -34,13 +35,13 @@ def take(sweep: Path, stamp: str) -> Path:
             target = part / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        told = {"git_commit": commit, "git_dirty": dirty, "untracked": new.split()}
+        told = {"git_commit": commit, "git_dirty": dirty, "untracked": new}
         (part / provenance.SNAPSHOT).write_text(json.dumps(told, indent=1))
         part.chmod(0o755)
         os.replace(part, copy)
     if dirty:
-        diff = _git(root, "diff", "--binary", "HEAD")
-        (sweep / "slurm" / stamp / "changes.diff").write_bytes(diff)
+        diff = provenance.run_git(root, "diff", "--binary", "HEAD", seconds=GIT_SECONDS)
+        (sweep / "slurm" / stamp / "changes.diff").write_bytes(diff or b"")
     return copy.absolute()
 
 
@@ -52,12 +53,3 @@ def check(sweep: Path) -> None:
             f"the job runs {here}, not the code that was submitted: a line of [launch.slurm] setup "
             "or the environment puts another copy first on PYTHONPATH; remove it"
         )
-
-
-def _git(root: Path, *words: str) -> bytes:
-    """What git prints; nothing where it fails, since the copy itself is whole without it."""
-    try:
-        told = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return b""
-    return told.stdout
