@@ -7,13 +7,15 @@ torch and the allocator as they are, but for its number of threads on a CPU.
 import gc
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.opcount import dispatched
 from experiments.peaks import matmul_peak
 from experiments.trial import Loop, Trial
 from minigpt.process import settle
@@ -122,3 +124,29 @@ def _peak_resident_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the ATen operations that are dispatched while it is entered, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        # A view returns an alias of its input that nothing was written into: it does no work.
+        aliases = [r.alias_info for r in func._schema.returns]
+        self.count += not any(alias is not None and not alias.is_write for alias in aliases)
+        return func(*args, **(kwargs or {}))
+
+
+def dispatched(step: Callable[[], object]) -> int:
+    """Non-view ATen operations of one call of `step`, backward pass and optimiser included.
+
+    The replay of a CUDA graph is none: its operations were dispatched when it was recorded.
+    """
+    with _Counting() as counting:
+        step()
+    return counting.count

@@ -20,7 +20,7 @@ ORDER = {
         "store shards manifest export slurm verdict jobs estimate measure pack costs tables "
         "snapshot prepare peaks record leg capacity trunk run follow torchrun lanes slots "
         "launch job submit speed "
-        "progress execute manage sweep trained samples circuits opcount reference trial worker "
+        "progress execute manage sweep trained samples circuits reference trial worker "
         "contest figures stepsuite packsuite sweepsuite gpusuite benchmark"
     ),
     "analysis": (

@@ -9,11 +9,10 @@ import torch
 from experiments import gpusuite, packsuite, stepsuite
 from experiments.benchmark import main
 from experiments.contest import Outcome
-from experiments.opcount import dispatched
 from experiments.peaks import vendor_peak
 from experiments.sweepsuite import sweep_suite
 from experiments.trial import Loop, Trial, chain, gaps, vaswani
-from experiments.worker import Round
+from experiments.worker import Round, dispatched
 
 TINY = vaswani(8, 1, 2, 16, 40)
 KEYS = (
