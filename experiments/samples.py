@@ -75,12 +75,8 @@ def speaking(sweep: Path) -> list[Found]:
                 "and what text a token stands for is not known; samples need a sweep on text"
             )
         found.setdefault((trunk.model, run.tokens), (trunk, run))
-    return sorted(found.values(), key=_room)
-
-
-def _room(found: Found) -> tuple[int, int]:
-    """A prompt that is too long for any model is too long for that of the least room for it."""
-    return found[0].model.seq_len, found[0].model.vocab_size
+    # A prompt that is too long for any model is too long for the first of them.
+    return sorted(found.values(), key=lambda f: (f[0].model.seq_len, f[0].model.vocab_size))
 
 
 def held_out_prompts(sweep: Path, runs: list[Found]) -> list[bytes]:
@@ -153,7 +149,8 @@ def write(
     told = f"drawn at temperature {how.temperature:g}, seed {how.seed}"
     told = f"{told if how.temperature else 'greedy'}, at most {tokens} tokens"
     path = sweep / "samples.parquet"
-    store.write_parquet(path, sorted(rows, key=_place), schema.SAMPLES, {"how": told})
+    rows.sort(key=lambda row: (row["n_total"], row["tokens"]))
+    store.write_parquet(path, rows, schema.SAMPLES, {"how": told})
     print(f"{path}: {len(prompts)} prompts, {len(runs) - len(failed)} models; {told}")
     for reason in list(failed.values())[:NAMED]:
         print(f"no sample: {reason}", file=sys.stderr)
@@ -191,10 +188,6 @@ def _row(trunk: TrunkSpec, run: RunSpec, prompt: bytes, text: bytes) -> dict:
         "prompt": prompt.decode(errors="replace"),
         "text": text.decode(errors="replace"),
     }
-
-
-def _place(row: dict) -> tuple[int, int]:
-    return row["n_total"], row["tokens"]
 
 
 def _parser() -> argparse.ArgumentParser:
