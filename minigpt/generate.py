@@ -46,10 +46,8 @@ def _run(args: argparse.Namespace) -> int:
         raise DecodeError("there is nothing to do; give --prompt TEXT, or --export FILE")
     how = _how(args)
     model, stored = load(args.checkpoint)
-    tokenizer, context = (
-        _tokenizer(args.checkpoint, model, stored, args.tokenizer),
-        model.config.seq_len,
-    )
+    tokenizer = _tokenizer(args.checkpoint, model, stored, args.tokenizer)
+    context = model.config.seq_len
     # Arguments are bytes to begin with, not all of them UTF-8.
     prompts = [os.fsencode(prompt) for prompt in args.prompt]
     tokens: Iterable[Token] = ()
