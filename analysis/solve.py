@@ -116,7 +116,7 @@ def fit_law(
     W = np.broadcast_to(w, (len(phi), len(w)))
     stalled = scaled_gradient(problem, W, phi, delta) >= CONVERGED
     far = np.where(stalled, FAR_STALLED, FAR) * F[0] + 1e-12
-    optima = _distinct(problem, phi[F <= far])
+    optima = _distinct(problem, phi[far >= F])
     best = finish(problem, w, best, delta)
     return _assemble(problem, w, best, F, members, optima, fixed, delta)
 
