@@ -10,7 +10,7 @@ from analysis.result import Allocation, Analysis, LawResult
 from analysis.uncertainty import WIDE_A
 from analysis.words import GREEK, NBSP, amount, compute, number, percent, probability, span
 
-LETTER = re.compile(r"(?<![\w])(E|A|B|P|K|[αβγκ])(?![\w(])")
+LETTER = re.compile(r"(?<![\w])(E|A|B|P|[αβγ])(?![\w(])")
 
 
 def level(analysis: Analysis) -> str:

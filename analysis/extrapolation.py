@@ -6,7 +6,7 @@ row weights and interval factor learned on other laboratories only (analysis.nes
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,6 @@ class Score:
     covered_shipped: int
     covered_nested: int
     width: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {"suite": "extrapolation", **asdict(self)}
 
 
 def form_errors(cell: Cell) -> dict[str, float]:

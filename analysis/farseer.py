@@ -218,7 +218,7 @@ class FarseerLaw(Law):
             return np.logaddexp(*self._parts(theta, x[:, 0], x[:, 1])[:2])
 
     def allocation_exponent(self, theta: np.ndarray) -> np.ndarray:
-        """NaN: N* is no power of C here; `local_exponent` gives its slope at one C."""
+        """NaN: N* is no power of C here."""
         return np.full(np.shape(theta)[:-1], np.nan)
 
     def bracket(

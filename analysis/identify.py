@@ -19,7 +19,6 @@ class Design:
     horizons: int
     trunks: int
     decades_n: float
-    decades_d: float
     ratio: tuple[float, float]
     spread: float
     problems: Mapping[str, str]
@@ -97,7 +96,6 @@ def diagnose(rows: Rows, law: Law, fixed: Mapping[str, float]) -> Design:
         horizons=horizons,
         trunks=trunks,
         decades_n=float(np.ptp(x) / np.log(10)),
-        decades_d=float(np.ptp(y) / np.log(10)),
         ratio=(float(ratio.min()), float(ratio.max())),
         spread=spread,
         problems=problems,

@@ -93,19 +93,12 @@ class Law(Form):
     def loss(self, theta: np.ndarray, *X: np.ndarray) -> np.ndarray:
         """Loss in nats/token, shape (..., rows), of values `theta` (..., p) at `variables` X."""
         theta = np.asarray(theta, float)
-        flat, features = self._raw(theta.reshape(-1, theta.shape[-1]), X)
-        with np.errstate(invalid="ignore"):
-            z = self.forward(features, flat)[0]
-        return np.exp(z).reshape(*theta.shape[:-1], -1)
-
-    def log_jacobian(self, theta: np.ndarray, *X: np.ndarray) -> np.ndarray:
-        """d log L / d phi at raw variables X, shape (rows, p), of one vector `theta`."""
-        flat, features = self._raw(np.asarray(theta, float)[None], X)
-        return self.jacobian(features, self.forward(features, flat)[1])[0]
-
-    def _raw(self, theta: np.ndarray, X: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Any]:
         x = np.log(np.stack(np.broadcast_arrays(*(np.asarray(v, float) for v in X)), axis=-1))
-        return self.log_coordinates(theta), self.prepare(x.reshape(-1, x.shape[-1]))
+        features = self.prepare(x.reshape(-1, x.shape[-1]))
+        phi = self.log_coordinates(theta.reshape(-1, theta.shape[-1]))
+        with np.errstate(invalid="ignore"):
+            z = self.forward(features, phi)[0]
+        return np.exp(z).reshape(*theta.shape[:-1], -1)
 
     @abstractmethod
     def elasticities(
@@ -152,12 +145,6 @@ class Law(Form):
     ) -> tuple[np.ndarray, np.ndarray]:
         """log N between which `optimal` looks, NaN where there is nothing; theta (..., 1, p)."""
         return np.zeros_like(log_c), log_c.copy()  # N between 1 and C
-
-    def local_exponent(self, theta: np.ndarray, C: np.ndarray, flops: FlopsPerToken) -> np.ndarray:
-        """d log N*/d log C at compute C, shape (..., budgets): `a` where it is one number."""
-        C, step = np.asarray(C, float), 1e-3
-        below, above = (self.optimal(theta, C * np.exp(s), flops).N for s in (-step, step))
-        return np.log(above / below) / (2 * step)
 
     @abstractmethod
     def _pointwise(self, theta: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -53,13 +53,6 @@ KAPLAN_E = GammaLaw(
     source="Kaplan et al. 2020, eq. 1.5, with a constant",
     joint=True,
 )
-SATURATING = SumLaw(
-    name="compute",
-    formula="L(C) = E + K·C^-κ",
-    source="Henighan et al. 2020, Scaling Laws for Autoregressive Generative Modeling, eq. 1.1",
-    terms=(Term("E"), Term("K", (("kappa", "C"),))),
-)
-
 DATA_CONSTRAINED = DataConstrainedLaw(
     name="data-constrained",
     formula="L(N, D, U) = E + A·N'^-α + B·D'^-β",
@@ -73,8 +66,6 @@ FARSEER = FarseerLaw(
 
 # Every law that is fitted to every study; the first is the default form.
 LAWS: tuple[Law, ...] = (CHINCHILLA, TIED, TWO_TERM, GAMMA, PRODUCT, KAPLAN, KAPLAN_E)
-
-
 # Fitted on request only.
 OTHERS: tuple[Law, ...] = (DATA_CONSTRAINED, FARSEER)
 

@@ -67,7 +67,7 @@ class Estimate:
                 note = f"no bounds: {len(self.residuals)} rows, resampled for the headline law only"
                 return [Interval(None, None, note)] * len(targets)
             return self.draws.intervals(targets, flops, level)
-        return [i for i, _ in self._linear(targets, flops, level, method)]
+        return self._linear(targets, flops, level, method)
 
     def df(self, targets: Sequence[Target], flops: FlopsPerToken) -> list[float]:
         """Degrees of freedom behind the interval of every target."""
@@ -75,16 +75,15 @@ class Estimate:
 
     def _linear(
         self, targets: Sequence[Target], flops: FlopsPerToken, level: float, method: str
-    ) -> list[tuple[Interval, Ends]]:
+    ) -> list[Interval]:
         function = {"reml-profile-t": profile_t, "cr2": cr2}[method]
         step = max(PIECE // (2 * len(self.residuals)), 1)
-        found: list[tuple[Interval, Ends]] = []
+        found = []
         for i in range(0, len(targets), step):
-            evaluator = Evaluator(self.gls.problem, flops, targets[i : i + step])
-            for target, ends in zip(
-                evaluator.targets, function(self.gls, evaluator, level), strict=True
-            ):
-                found.append((self._closed(evaluator, target, ends), ends))
+            part = targets[i : i + step]
+            evaluator = Evaluator(self.gls.problem, flops, part)
+            ends = function(self.gls, evaluator, level)
+            found += [self._closed(evaluator, t, e) for t, e in zip(part, ends, strict=True)]
         return found
 
     def _closed(self, evaluator: Evaluator, target: Target, ends: Ends) -> Interval:

@@ -7,7 +7,7 @@ from analysis.interval import Interval
 from analysis.uncertainty import FIXED
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "kappa": "κ", "R_D": "R_D*", "R_N": "R_N*"}
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "R_D": "R_D*", "R_N": "R_N*"}
 
 
 def number(x: float | None) -> str:

@@ -35,7 +35,6 @@ def test_what_was_varied_is_counted():
     design = diagnose(rows_of(Plan(holdout=())), CHINCHILLA, {})
     assert (design.sizes, design.horizons, design.trunks, design.df_size) == (6, 5, 12, 9)
     assert design.decades_n == pytest.approx(np.log10(400 / 24))
-    assert design.decades_d == pytest.approx(np.log10(8))
     assert design.ratio == pytest.approx((0.5e6 / 400e3, 4e6 / 24e3))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.laws import CHINCHILLA, GAMMA, KAPLAN_E, SATURATING
+from analysis.laws import CHINCHILLA, GAMMA, KAPLAN_E
 from analysis.refit import refit
 from analysis.solve import fit_law
 
@@ -91,15 +91,3 @@ def test_limits_are_marked_where_a_refit_ends_at_one():
     E = CHINCHILLA.index("E")
     assert not plain.at_low[0, E]
     assert bent.at_low[0, E]
-
-
-def test_a_law_of_one_variable_is_refitted_too():
-    C = np.geomspace(1e15, 1e20, 14)
-    z = np.random.default_rng(0).normal(size=14) * 1e-3
-    L = SATURATING.loss(np.array([1.7, 80.0, 0.1]), C) * np.exp(z)
-    fit = fit_law(SATURATING, (C,), L)
-    W = np.random.default_rng(1).exponential(size=(5, 14))
-    many = refit(fit, (C,), L, W)
-    for i in range(5):
-        alone = fit_law(SATURATING, (C,), L, weights=W[i])
-        assert many.theta[i, 2] == pytest.approx(alone.theta[2], abs=1e-4)
