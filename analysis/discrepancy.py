@@ -78,10 +78,6 @@ class Extended(Form):
         return self.base.parameters + tuple(f"m{i}" for i in range(self.columns))
 
     @cached_property
-    def variables(self) -> tuple[str, ...]:
-        return self.base.variables
-
-    @cached_property
     def logged(self) -> tuple[str, ...]:
         return self.base.logged
 

@@ -104,7 +104,7 @@ def expectations(
     """
     problem = problem_of(law, (rows.N, rows.D), law.loss(theta, rows.N, rows.D), {})[0]
     phi, trunks = problem.coordinates(theta), Trunks.of(rows.trunk)
-    J = law.jacobian(problem.features, law.forward(problem.features, phi[None])[1])[0]
+    J = law.linearised(problem.features, phi[None])[1][0]
     # Without a trunk of several rows the two variances are one.
     several = len(trunks.count) < len(rows)
     rho2, row = (noise.rho2, noise.row) if several else (0.0, noise.run)

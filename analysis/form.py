@@ -17,21 +17,13 @@ import numpy as np
 class Form(ABC):
     """A parametric form of log L, which Newton's method can fit (`analysis.newton`).
 
-    parameters: names, in the order of every vector `theta`; variables: what the loss depends on,
-    in the order of its arguments; logged: parameters whose logarithm the solver works on.
+    parameters: names, in the order of every vector `theta`; logged: those whose logarithm the
+    solver works on.
     """
-
-    name: str
-    formula: str
-    source: str
 
     @cached_property
     @abstractmethod
     def parameters(self) -> tuple[str, ...]: ...
-
-    @cached_property
-    def variables(self) -> tuple[str, ...]:
-        return ("N", "D")
 
     @cached_property
     @abstractmethod
@@ -48,6 +40,11 @@ class Form(ABC):
     @abstractmethod
     def jacobian(self, features: Any, state: Any) -> np.ndarray:
         """d log L / d phi, shape (R, rows, p)."""
+
+    def linearised(self, features: Any, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """log L (R, rows) and d log L / d phi (R, rows, p)."""
+        z, state = self.forward(features, phi)
+        return z, self.jacobian(features, state)
 
     @abstractmethod
     def second_order(

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from analysis.law import E_FLOOR, EXPONENT_LIMITS, Law
+from analysis.law import E_FLOOR, EXPONENT_LIMITS, Law, outer_sums
 from analysis.sumlaw import SumLaw, Term
 
 GAMMA_STARTS = (1.0, 0.5)
@@ -124,8 +124,8 @@ class GammaLaw(Law):
         apart[..., 5] += s.gamma * s.log_w
         apart[..., 0] = -1.0
         outer = psi * s.h
-        H = _weighted(J, inner) + _weighted(apart, outer * (1 - s.h))
-        H += _weighted(t_s, outer * s.gamma * s.p * q)
+        H = outer_sums(J, inner) + outer_sums(apart, outer * (1 - s.h))
+        H += outer_sums(t_s, outer * s.gamma * s.p * q)
         v = outer * s.gamma
         cross = np.einsum("rn,rnp->rp", v, log_w)
         H[:, 5, :] += cross
@@ -194,16 +194,9 @@ class GammaLaw(Law):
         self, x: np.ndarray, z: np.ndarray, w: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> np.ndarray:
         """The starts of the additive form, bent: the same effective exponents at several γ."""
-
-        def general(v: np.ndarray, absent: float) -> np.ndarray:
-            head = v[:5] if self.floor else np.concatenate([[absent], v[:4]])
-            return np.array(head, float)
-
-        dead = float(np.median(z)) - 30.0
-        low5, high5 = general(low, dead), general(high, dead)
         additive = SumLaw("start", "", "", ADDITIVE.terms if self.floor else ADDITIVE.terms[1:])
-        skip = 0 if self.floor else 1
-        base = additive.starts(x, z, w, low5[skip:], high5[skip:])
+        p = len(additive.parameters)
+        base = additive.starts(x, z, w, low[:p], high[:p])
         found = []
         for gamma in JOINT_STARTS if self.joint else GAMMA_STARTS:
             phi = base.copy()
@@ -217,8 +210,3 @@ class GammaLaw(Law):
                 phi = np.column_stack([phi, np.log(bend)])
             found.append(phi)
         return np.clip(np.concatenate(found), low, high)
-
-
-def _weighted(V: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """sum over rows of weight·v v', (R, rows, p) and (R, rows) to (R, p, p)."""
-    return np.swapaxes(V * weight[..., None], 1, 2) @ V

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.law import Law
-from analysis.newton import Problem
+from analysis.newton import Problem, held_back
 from analysis.solve import problem_of
 
 RHO2 = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 37)])
@@ -113,11 +113,9 @@ def fit_gls(
 
 def _linearised(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Parameters off their limits that the loss depends on, Jacobian over them, residuals."""
-    z, state = problem.law.forward(problem.features, phi[None])
-    J = problem.law.jacobian(problem.features, state)[0]
-    free = problem.free & (phi > problem.low + 1e-9) & (phi < problem.high - 1e-9)
-    free &= np.abs(J).max(0) > DEAD
-    return free, J[:, free], z[0] - problem.z
+    z, J = (v[0] for v in problem.law.linearised(problem.features, phi[None]))
+    free = problem.interior(phi) & (np.abs(J).max(0) > DEAD)
+    return free, J[:, free], z - problem.z
 
 
 def _moments(
@@ -169,8 +167,7 @@ def descend(
     rss, last = np.full(len(phi), np.inf), np.full(len(phi), np.inf)
 
     def system(index: np.ndarray, at: np.ndarray):
-        z, state = problem.law.forward(problem.features, at)
-        J = problem.law.jacobian(problem.features, state)
+        z, J = problem.law.linearised(problem.features, at)
         columns = np.concatenate([J, (z - problem.z)[..., None]], axis=2)
         S = trunks.sums(columns)
         M = np.swapaxes(columns, 1, 2) @ columns - np.swapaxes(S * k[:, None], 1, 2) @ S
@@ -190,7 +187,7 @@ def descend(
     at = phi.copy()
     H, g, plain, total = system(active, at)
     for _ in range(steps):
-        held = ~problem.free | ((at <= problem.low) & (g > 0)) | ((at >= problem.high) & (g < 0))
+        held = held_back(problem, at, g)
         g = np.where(held, 0.0, g)
         diagonal = np.maximum(np.einsum("rpp->rp", H), 1e-300)
         A = np.where(held[:, :, None] | held[:, None, :], 0.0, H)

@@ -132,8 +132,7 @@ class Basis:
     def rows(self, N: np.ndarray, D: np.ndarray) -> np.ndarray:
         """Columns at N, D, shape (rows, p + misfit columns)."""
         x = np.log(np.column_stack([N, D])) - self.problem.centre
-        features = self.law.prepare(x)
-        J = self.law.jacobian(features, self.law.forward(features, self.phi[None])[1])[0]
+        J = self.law.linearised(self.law.prepare(x), self.phi[None])[1][0]
         return np.hstack([J, self.misfit(x)])
 
     def target(self, target: Target, flops: FlopsPerToken) -> np.ndarray:

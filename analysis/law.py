@@ -30,7 +30,18 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Law(Form):
-    """A parametric form of the loss of N and D; a subclass gives what is abstract."""
+    """A parametric form of the loss of N and D; a subclass gives what is abstract.
+
+    variables: what the loss depends on, in the order of its arguments.
+    """
+
+    name: str
+    formula: str
+    source: str
+
+    @cached_property
+    def variables(self) -> tuple[str, ...]:
+        return ("N", "D")
 
     @cached_property
     @abstractmethod

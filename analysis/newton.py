@@ -39,6 +39,10 @@ class Problem(Generic[F]):
     def free(self) -> np.ndarray:
         return self.low < self.high
 
+    def interior(self, phi: np.ndarray) -> np.ndarray:
+        """Which parameters are neither fixed nor at a limit."""
+        return self.free & (phi > self.low + 1e-9) & (phi < self.high - 1e-9)
+
     def values(self, phi: np.ndarray) -> np.ndarray:
         return self.law.values(self.law.recentre(phi, -self.centre))
 

@@ -83,9 +83,8 @@ class PopulationFit:
         }
         X = tuple(np.exp(law.features + law.centre).T)
         gls = fit_gls(GAMMA, X, np.exp(z), self.trunk, phi[None], fixed)
-        J = GAMMA.jacobian(law.features, GAMMA.forward(law.features, phi[None])[1])[0]
         free = self.surface.free[: len(phi)]
-        J = J[:, free]
+        J = GAMMA.linearised(law.features, phi[None])[1][0][:, free]
         S = gls.trunks.sums(J[None])[0]
         information = J.T @ J - (S * gls.trunks.shrink(gls.rho2)[:, None]).T @ S
         information /= gls.row_sd**2
@@ -99,8 +98,8 @@ class PopulationFit:
         """Half width in log L."""
         gls = self._trunks
         x = np.log(np.stack([N, D], axis=-1)) - gls.problem.centre
-        state = GAMMA.forward(GAMMA.prepare(x), self.surface.phi[None, : len(gls.free)])[1]
-        G = GAMMA.jacobian(GAMMA.prepare(x), state)[0][:, gls.free]
+        phi = self.surface.phi[None, : len(gls.free)]
+        G = GAMMA.linearised(GAMMA.prepare(x), phi)[1][0][:, gls.free]
         df, factor = small_sample(gls, G)
         sd = factor * np.sqrt(np.einsum("np,pq,nq->n", G, gls.covariance, G))
         return stats.t.ppf(0.5 + level / 2, df) * sd

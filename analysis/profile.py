@@ -94,10 +94,9 @@ def _profile(
         # The penalty leaves the constraint slightly unmet: use the value it reached.
         d[todo] = sign[todo] * (reached - centre[todo]) / unit[todo]
         end[todo] = reached
-        stuck = ((new <= problem.low + 1e-9) | (new >= problem.high - 1e-9)) & problem.free
         over = s >= t[todo]
         missed = np.abs(s - t[todo]) > CLOSE * t[todo]
-        stuck = (stuck & fit.free).any(1)
+        stuck = (problem.free & ~problem.interior(new) & fit.free).any(1)
         # A limit beyond the quantile only says that this step went too far.
         limit = stuck & ~(over & missed)
         phi[todo] = np.where((stuck & over)[:, None], phi[todo], new)

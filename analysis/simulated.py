@@ -143,8 +143,7 @@ def refitted(
     damping, k = np.full(len(z), 1e-6), trunks.shrink(rho2)
 
     def system(at: np.ndarray) -> np.ndarray:
-        value, state = problem.law.forward(problem.features, at)
-        J = problem.law.jacobian(problem.features, state)
+        value, J = problem.law.linearised(problem.features, at)
         columns = np.concatenate([J, (value - z)[..., None]], axis=2)
         S = trunks.sums(columns)
         return np.swapaxes(columns, 1, 2) @ columns - np.swapaxes(S * k[:, None], 1, 2) @ S

@@ -164,7 +164,7 @@ def problem_of(
 
 def _polish(problem: Problem, phi: np.ndarray, delta: float) -> np.ndarray:
     """scipy's least_squares with the analytic Jacobian over the parameters off their limits."""
-    free = problem.free & (phi > problem.low + 1e-9) & (phi < problem.high - 1e-9)
+    free = problem.interior(phi)
     if not free.any():
         return phi
     law = problem.law
@@ -178,8 +178,7 @@ def _polish(problem: Problem, phi: np.ndarray, delta: float) -> np.ndarray:
         return law.forward(problem.features, full(part))[0][0] - problem.z
 
     def jacobian(part: np.ndarray) -> np.ndarray:
-        state = law.forward(problem.features, full(part))[1]
-        return law.jacobian(problem.features, state)[0][:, free]
+        return law.linearised(problem.features, full(part))[1][0][:, free]
 
     result = least_squares(
         residuals, phi[free], jac=jacobian, loss="huber", f_scale=delta, x_scale="jac",
@@ -227,8 +226,7 @@ def limits_reached(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.nd
     high = problem.free & (phi >= problem.high - width)
     # A term's share of the loss is the derivative of log L by its log coefficient.
     for i in range(0, len(phi), 250):
-        state = law.forward(problem.features, phi[i : i + 250])[1]
-        share = np.abs(law.jacobian(problem.features, state)).max(1)
+        share = np.abs(law.linearised(problem.features, phi[i : i + 250])[1]).max(1)
         low[i : i + 250] |= problem.free & coefficient & (share < DEAD_SHARE)
     return low, high
 

@@ -118,14 +118,13 @@ def prepare(
     basis = Basis.of(x if rule.kappa else x[:0], rule.length)
     columns = basis(x)
     ridge = np.full(columns.shape[1], 1 / max(rule.kappa, 1e-12))
-    z, state = GAMMA.forward(law.features, first[:1])
-    J = GAMMA.jacobian(law.features, state)[0]
-    rho2, Z = trunk_effects(J, z[0] - law.z, w, columns, rule.kappa, np.log(X[0]), trunk)
+    z, J = GAMMA.linearised(law.features, first[:1])
+    rho2, Z = trunk_effects(J[0], z[0] - law.z, w, columns, rule.kappa, np.log(X[0]), trunk)
     columns = np.column_stack([columns, Z])
     ridge = np.append(ridge, np.full(Z.shape[1], 1 / max(rho2, 1e-12)))
     zero = np.zeros(len(ridge))
     problem = Problem(
-        Extended("extended", GAMMA.formula, GAMMA.source, GAMMA, len(ridge)),
+        Extended(GAMMA, len(ridge)),
         (law.features, columns), law.z, np.append(law.low, zero - np.inf),
         np.append(law.high, zero + np.inf), law.centre,
         Penalty(np.diag(np.append(np.zeros(P), ridge)), np.zeros(P + len(ridge))),
@@ -217,11 +216,10 @@ class Surface:
     def at(cls, ready: Ready, phi: np.ndarray, prior: Prior | None = None) -> "Surface":
         problem = ready.problem if prior is None else ready.with_prior(prior)
         assert problem.penalty is not None
-        z, state = problem.law.forward(problem.features, phi[None])
-        J = problem.law.jacobian(problem.features, state)[0]
-        h = np.minimum(1.0, ready.delta / np.maximum(np.abs(z[0] - problem.z), 1e-300))
+        z, J = (v[0] for v in problem.law.linearised(problem.features, phi[None]))
+        h = np.minimum(1.0, ready.delta / np.maximum(np.abs(z - problem.z), 1e-300))
         A = (J.T * (ready.w * h)) @ J + problem.penalty.precision
-        free = problem.free & (phi > problem.low + 1e-9) & (phi < problem.high - 1e-9)
+        free = problem.interior(phi)
         inside = np.ix_(free, free)
         covariance = np.zeros_like(A)
         covariance[inside] = inverse(A[inside])
@@ -251,10 +249,10 @@ class Surface:
         x = np.log(np.stack([N, D], axis=-1)) - ready.law.centre
         features = ready.basis(x)
         k = P + features.shape[1]
-        z, state = GAMMA.forward(GAMMA.prepare(x), self.phi[None, :P])
-        G = np.concatenate([GAMMA.jacobian(GAMMA.prepare(x), state)[0], features], axis=1)
+        z, J = (v[0] for v in GAMMA.linearised(GAMMA.prepare(x), self.phi[None, :P]))
+        G = np.concatenate([J, features], axis=1)
         unknown = np.einsum("np,pq,nq->n", G, self.covariance[:k, :k], G)
         unknown += rule.kappa * np.maximum(1 - (features**2).sum(1), 0.0)
         run = ready.variance * (1 + ready.rho2) / ready.w.max()
         beyond = rule.drift * np.maximum(log_c - ready.log_top, 0.0)
-        return z[0] + features @ self.phi[P:k], self.shared * unknown + run + beyond**2
+        return z + features @ self.phi[P:k], self.shared * unknown + run + beyond**2

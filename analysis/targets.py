@@ -80,9 +80,8 @@ class Evaluator:
 
     def _loss(self, phi: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         law, i = self.problem.law, np.arange(len(phi))
-        features = law.prepare(at - self.problem.centre[: at.shape[1]])
-        z, state = law.forward(features, phi)
-        return z[i, i], law.jacobian(features, state)[i, i]
+        z, J = law.linearised(law.prepare(at - self.problem.centre[: at.shape[1]]), phi)
+        return z[i, i], J[i, i]
 
     def _values(self, phi: np.ndarray, k: np.ndarray) -> np.ndarray:
         """Parameter k[i] of problem i (..., R), its logarithm where the law works on that."""
