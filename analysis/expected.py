@@ -11,7 +11,7 @@ from scipy import stats
 from analysis.flops import FlopsPerToken
 from analysis.gls import GlsFit, Trunks
 from analysis.identify import diagnose
-from analysis.information import Basis, Noise, moments, typical
+from analysis.information import Basis, Noise, typical
 from analysis.law import Law
 from analysis.laws import CHINCHILLA, law_named
 from analysis.planned import Planned, repeated, stretched, wider
@@ -108,7 +108,7 @@ def expectations(
     # Without a trunk of several rows the two variances are one.
     several = len(trunks.count) < len(rows)
     rho2, row = (noise.rho2, noise.row) if several else (0.0, noise.run)
-    M = moments(J, trunks, rho2)
+    M = trunks.moments(J, rho2)
     scale = np.sqrt(np.maximum(np.diag(M), 1e-300))
     index = np.arange(len(targets))
     gradient = Evaluator(problem, flops, targets)(index, np.repeat(phi[None], len(index), 0))[1]
@@ -140,9 +140,8 @@ def misfit_error(law: Law, theta: np.ndarray, rows: Rows, noise: Noise, at: Targ
     """Root mean square error of a loss by noise and misfit, of generalised least squares."""
     best = law.optimal(theta, np.array(at.at), flops)
     basis = Basis.of(law, theta, np.append(rows.N, best.N), np.append(rows.D, best.D))
-    trunks = Trunks.of(rows.trunk)
     columns, goal = basis.rows(rows.N, rows.D), basis.target(at, flops)
-    M, p = moments(columns, trunks, noise.rho2), basis.p
+    M, p = Trunks.of(rows.trunk).moments(columns, noise.rho2), basis.p
     u = np.linalg.pinv(M[:p, :p], hermitian=True) @ goal[:p]
     off = M[p:, :p] @ u - goal[p:]
     return float(np.sqrt(noise.row**2 * (goal[:p] @ u) + noise.misfit**2 * (off @ off)))

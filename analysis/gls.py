@@ -22,8 +22,9 @@ DEAD = 1e-9  # largest derivative of log L by a parameter that no longer matters
 
 @dataclass(frozen=True)
 class Trunks:
-    """Which rows share a trunk; sums over trunks by sorted segments."""
+    """Which rows share a trunk (`codes`); sums over trunks by sorted segments."""
 
+    codes: np.ndarray
     order: np.ndarray
     starts: np.ndarray
     count: np.ndarray
@@ -34,7 +35,7 @@ class Trunks:
         codes = np.unique(trunk, return_inverse=True)[1]
         order = np.argsort(codes, kind="stable")
         count = np.bincount(codes)
-        return cls(order, np.concatenate([[0], np.cumsum(count)[:-1]]), count)
+        return cls(codes, order, np.concatenate([[0], np.cumsum(count)[:-1]]), count)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sums over each trunk's rows, (R, rows, k) to (R, trunks, k)."""
@@ -43,6 +44,15 @@ class Trunks:
     def shrink(self, rho2: float) -> np.ndarray:
         """k_j of V^-1."""
         return rho2 / (1 + self.count * rho2)
+
+    def solve(self, values: np.ndarray, rho2: float) -> np.ndarray:
+        """sb² V^-1 times values (rows, k)."""
+        return values - (self.shrink(rho2)[:, None] * self.sums(values[None])[0])[self.codes]
+
+    def moments(self, A: np.ndarray, rho2: float) -> np.ndarray:
+        """sb² A'V^-1 A of rows A (rows, k)."""
+        S = self.sums(A[None])[0]
+        return A.T @ A - (S * self.shrink(rho2)[:, None]).T @ S
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,12 @@ def fit_gls(
             break
         rho2 = new
     free, J, r = _linearised(problem, at)
-    M, _, _ = _moments(trunks, rho2, J, r)
     df = max(len(r) - int(free.sum()), 1)
     row_var = max(float(rss) / df, 1e-24)
+    covariance = row_var * np.linalg.pinv(trunks.moments(J, rho2), hermitian=True)
     return GlsFit(
-        problem, trunks, at, problem.values(at), free, rho2, row_var**0.5, float(rss), J,
-        r, row_var * np.linalg.pinv(M, hermitian=True), float(decrement / row_var),
+        problem, trunks, at, problem.values(at), free, rho2, row_var**0.5, float(rss), J, r,
+        covariance, float(decrement / row_var),
     )  # fmt: skip
 
 
@@ -116,16 +126,6 @@ def _linearised(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarr
     z, J = (v[0] for v in problem.law.linearised(problem.features, phi[None]))
     free = problem.interior(phi) & (np.abs(J).max(0) > DEAD)
     return free, J[:, free], z - problem.z
-
-
-def _moments(
-    trunks: Trunks, rho2: float, J: np.ndarray, r: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """X'WX, X'Wr and r'Wr with W = sb² V^-1."""
-    columns = np.column_stack([J, r])
-    S = trunks.sums(columns[None])[0]
-    M = columns.T @ columns - (S * trunks.shrink(rho2)[:, None]).T @ S
-    return M[:-1, :-1], M[:-1, -1], float(M[-1, -1])
 
 
 def reml(problem: Problem, trunks: Trunks, phi: np.ndarray) -> float:

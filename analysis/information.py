@@ -96,12 +96,6 @@ def _with_prior(law: Law, rows: Rows, sd: float) -> Fit:
     return fit_law(law, (rows.N, rows.D), rows.L, delta=ROBUST, penalty=penalty)
 
 
-def moments(A: np.ndarray, trunks: Trunks, rho2: float) -> np.ndarray:
-    """A'(I + rho²ZZ')^-1 A for rows A (rows, k); Z marks the trunk of each row."""
-    S = trunks.sums(A[None])[0]
-    return A.T @ A - (S * trunks.shrink(rho2)[:, None]).T @ S
-
-
 @dataclass(frozen=True)
 class Basis:
     """The law linearised at `phi` (centred coordinates, p of them) and the misfit as columns."""
@@ -184,7 +178,7 @@ def components(
         pairs = [(misfit / sd, np.array([sd])) for sd in ROW]
     best, found = -np.inf, held
     for rho2 in RHO2 if several else RHO2[:1]:
-        M = moments(columns, trunks, rho2)
+        M = trunks.moments(columns, rho2)
         prior = np.log1p(trunks.count * rho2).sum()
         if several:
             prior += (np.log(max(rho2, RHO2[1]) / assumed.rho2) / (2 * TRUNK_SPREAD)) ** 2

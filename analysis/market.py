@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.gls import Trunks
-from analysis.information import Basis, Noise, moments
+from analysis.information import Basis, Noise
 
 Option = tuple[int, int, tuple[int, ...], float]  # kind, trunk (-1: a new one), cells, cost
 
@@ -110,7 +110,7 @@ class State:
         information = np.diag(market.basis.precision())
         misled = np.zeros((market.table.shape[1] - p, p))
         if known is not None:
-            M = moments(known[0], Trunks.of(known[1]), noise.rho2) / noise.row**2
+            M = Trunks.of(known[1]).moments(known[0], noise.rho2) / noise.row**2
             information, misled = information + M[:p, :p], M[p:, :p]
         trunks = [
             _Trunk(kind, tuple(held), list(held), market.table[list(held)].sum(0))

@@ -85,9 +85,7 @@ class PopulationFit:
         gls = fit_gls(GAMMA, X, np.exp(z), self.trunk, phi[None], fixed)
         free = self.surface.free[: len(phi)]
         J = GAMMA.linearised(law.features, phi[None])[1][0][:, free]
-        S = gls.trunks.sums(J[None])[0]
-        information = J.T @ J - (S * gls.trunks.shrink(gls.rho2)[:, None]).T @ S
-        information /= gls.row_sd**2
+        information = gls.trunks.moments(J, gls.rho2) / gls.row_sd**2
         if self.prior is not None:
             own = np.zeros((len(phi),) * 2)
             own[np.ix_(PLACES, PLACES)] = np.linalg.inv(np.array(self.prior.covariance))

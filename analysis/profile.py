@@ -134,15 +134,8 @@ def small_sample(fit: GlsFit, gradient: np.ndarray) -> tuple[np.ndarray, np.ndar
     m = trunks.count.astype(float)
     if len(m) == n or df_max < 2:  # no trunk with several rows: one variance
         return np.full(len(gradient), float(df_max)), np.ones(len(gradient))
-    k = trunks.shrink(rho2)[:, None]
-    place = np.empty(n, int)
-    place[trunks.order] = np.repeat(np.arange(len(m)), trunks.count)
-
-    def solve(columns: np.ndarray) -> np.ndarray:  # V^-1 times columns
-        return (columns - (k * trunks.sums(columns[None])[0])[place]) / row_var
-
-    AX = solve(fit.X)
-    AAX = solve(AX)
+    AX = trunks.solve(fit.X, rho2) / row_var
+    AAX = trunks.solve(AX, rho2) / row_var
     d = 1 / ((1 + m * rho2) * row_var)  # Z'V^-1 = diag(d) Z'
     ZAX, ZAAX = trunks.sums(AX[None])[0], trunks.sums(AAX[None])[0]
     # P_i = X'A V_i A X and Q_ij = X'A V_i A V_j A X for V_t = ZZ', V_b = I.

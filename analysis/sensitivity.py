@@ -112,12 +112,8 @@ def leverage(gls: GlsFit, flops: FlopsPerToken, C: float) -> Leverage:
     P_ii; the hat value is 1 - P_ii / W_ii.
     """
     trunks = gls.trunks
-    k = trunks.shrink(gls.rho2)
-    place = np.empty(len(gls.residuals), int)
-    place[trunks.order] = np.repeat(np.arange(len(k)), trunks.count)
-    columns = np.column_stack([gls.X, gls.residuals])
-    columns = columns - (k[:, None] * trunks.sums(columns[None])[0])[place]
-    X, r, own = columns[:, :-1], columns[:, -1], 1 - k[place]
+    columns = trunks.solve(np.column_stack([gls.X, gls.residuals]), gls.rho2)
+    X, r, own = columns[:, :-1], columns[:, -1], 1 - trunks.shrink(gls.rho2)[trunks.codes]
     cov = gls.covariance / gls.row_sd**2
     hat = np.clip(np.einsum("np,pq,nq->n", X, cov, X) / own, 0.0, 1 - 1e-9)
     target = Evaluator(gls.problem, flops, [Target("L", "optimal-loss", (C,))])

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.choose import at_random, cheapest_first, greedy
 from analysis.flops import FlopsPerToken
 from analysis.gls import Trunks
-from analysis.information import Basis, Noise, moments
+from analysis.information import Basis, Noise
 from analysis.laws import CHINCHILLA
 from analysis.market import Kind, Market, State
 from analysis.newton import Problem
@@ -107,7 +107,7 @@ def judged(case: Simulation, states: Sequence[State], refits: int, seed: int = 0
     rows = []
     for i, state in enumerate(states):
         cells, trunk = state.rows_bought()
-        M = moments(case.market.table[cells][:, :p], Trunks.of(trunk), case.truth.rho2)
+        M = Trunks.of(trunk).moments(case.market.table[cells][:, :p], case.truth.rho2)
         sd = case.truth.row * np.sqrt(target[:p] @ np.linalg.pinv(M, hermitian=True) @ target[:p])
         rms = _refitted(case, cells, trunk, each, np.random.default_rng([seed, i]))
         rows.append((float(sd), rms, len(cells), state.spent / case.full.spent))
