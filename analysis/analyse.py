@@ -138,7 +138,7 @@ def _rolling(
         errors = dict(origin.errors)
         if fit is not None:
             L = fit.predict(rest.N, rest.D, np.log(rest.C), 0.9)[0]
-            errors["default"] = float(np.mean(np.abs(L / rest.L - 1)))
+            errors["default"] = compare.mean_error(L, rest.L)
         table.append(replace(origin, errors=errors))
     return tuple(table)
 
@@ -183,11 +183,9 @@ def _law_result(
     free = len(law.parameters) - len(estimate.fixed)
     test = lack_of_fit(estimate.residuals, free, train, noise)
     error = held.error(law.name) if held else None
-    baselines = [held.error(k) for k in compare.BASELINES if k in held.predictions] if held else []
+    baseline = min(held.baselines.values()) if held else None
     apart = disagreement(fit, estimate)
-    trust, reasons = judge(
-        fit, estimate, intervals, df, apart, noise, test, error, min(baselines, default=None), far
-    )
+    trust, reasons = judge(fit, estimate, intervals, df, apart, noise, test, error, baseline, far)
     return LawResult(
         fit, estimate, intervals, beside, df, apart, criteria, error, test, trust, reasons
     )

@@ -42,8 +42,13 @@ class Holdout:
     notes: tuple[str, ...]
 
     def error(self, method: str) -> float:
-        """Mean of |predicted / measured - 1|; nan where the method predicts nothing."""
-        return float(np.mean(np.abs(self.predictions[method] / self.rows.L - 1)))
+        """Mean error of a method; nan where it predicts nothing."""
+        return mean_error(self.predictions[method], self.rows.L)
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Mean error of every baseline that predicts all rows."""
+        return {k: self.error(k) for k in BASELINES if k in self.predictions}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,11 @@ class Origin:
     n_fitted: int
     n_predicted: int
     errors: Mapping[str, float]
+
+
+def mean_error(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Mean of |predicted / measured - 1|."""
+    return float(np.mean(np.abs(predicted / measured - 1)))
 
 
 def criteria(gls: GlsFit) -> Criteria:
@@ -142,7 +152,7 @@ def rolling(
         for law in laws:
             theta = point(law, train, fixed[law.name], estimator)
             L = law.loss(theta, *test.variables(law.variables))
-            errors[law.name] = float(np.mean(np.abs(L / test.L - 1)))
+            errors[law.name] = mean_error(L, test.L)
         table.append(Origin(factor, len(train), len(test), errors))
     return tuple(table)
 

@@ -7,8 +7,24 @@ import numpy as np
 from analysis.compare import BASELINES, best_predictor
 from analysis.interval import Interval
 from analysis.result import Allocation, Analysis, LawResult
-from analysis.uncertainty import WIDE_A
-from analysis.words import GREEK, NBSP, amount, compute, number, percent, probability, span
+from analysis.uncertainty import FIXED, WIDE_A
+from analysis.words import (
+    GREEK,
+    NBSP,
+    amount,
+    compute,
+    counted,
+    number,
+    percent,
+    probability,
+    span,
+)
+
+APPROACHES = {
+    "approach-1": "1 envelope",
+    "approach-2-parabola": "2 parabola",
+    "approach-2-akima": "2 Akima",
+}
 
 LETTER = re.compile(r"(?<![\w])(E|A|B|P|[αβγ])(?![\w(])")
 
@@ -41,6 +57,16 @@ def why_not(result: LawResult, name: str) -> str | None:
     return note if note.startswith(prefix) else prefix + note
 
 
+def open_ends(result: LawResult) -> dict[str, list[str]]:
+    """Every reason why an interval is open, or doubtful, with the parameters it concerns."""
+    found: dict[str, list[str]] = {}
+    for name, interval in result.intervals.items():
+        why = why_not(result, name)
+        if why or interval.note not in (None, FIXED):
+            found.setdefault(why or str(interval.note), []).append(name)
+    return found
+
+
 def headline(analysis: Analysis) -> list[str]:
     """What to know first; before all else, that the seed noise rejects the law where it does."""
     result = analysis.chosen
@@ -60,9 +86,8 @@ def headline(analysis: Analysis) -> list[str]:
     if test and test.weak:
         first.append(
             f"Residual RMS of the {result.name} law is {percent(test.rms)}, seed noise "
-            f"{percent(test.sigma)}, but only {test.df[1]} repeated "
-            f"{'trunk' if test.df[1] == 1 else 'trunks'} stand behind that noise: too few to test "
-            "the law."
+            f"{percent(test.sigma)}, but only {counted(test.df[1], 'repeated trunk')} stand behind "
+            "that noise: too few to test the law."
         )
     elif test and not test.rejected:
         first.append(
@@ -107,10 +132,8 @@ def holdout_sentence(analysis: Analysis) -> str | None:
     if held is None:
         return None
     reach = held.rows.N.max() / analysis.study.train.N.max()
-    others = ", ".join(
-        f"{percent(held.error(k))} for {v}" for k, v in BASELINES.items() if k in held.predictions
-    )
-    runs = f"{len(held.rows)} held-out run{'s' if len(held.rows) > 1 else ''}"
+    others = ", ".join(f"{percent(e)} for {BASELINES[k]}" for k, e in held.baselines.items())
+    runs = counted(len(held.rows), "held-out run")
     return (
         f"On {runs}, up to {reach:.2g} times the largest fitted size, the law's mean error is "
         f"{percent(result.holdout_error)}, against {others}."
@@ -183,13 +206,11 @@ def next_steps(analysis: Analysis) -> list[str]:
             "Hold out the runs of one size at least 1.6 times the largest fitted one "
             "(`holdout` in the grid): only a prediction of unseen runs tests the law."
         )
-    elif result.holdout_error is not None:
-        best = min(held.error(k) for k in BASELINES if k in held.predictions)
-        if result.holdout_error > best:
-            steps.append(
-                "A baseline predicts the held-out runs better than the law: do not extrapolate "
-                "further than the hold-out before sizes in between are trained."
-            )
+    elif result.holdout_error is not None and result.holdout_error > min(held.baselines.values()):
+        steps.append(
+            "A baseline predicts the held-out runs better than the law: do not extrapolate "
+            "further than the hold-out before sizes in between are trained."
+        )
     if not steps:
         far = analysis.optimal[-1]
         if far.N is not None and far.D is not None and far.L is not None:

@@ -13,9 +13,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from analysis.law import Law
 from analysis.result import Analysis
-from analysis.rows import Rows
 from analysis.words import amount, compute
 
 HELD_OUT = "#d55e00"  # vermillion of Okabe & Ito's colour-blind safe set, as are the next
@@ -65,12 +63,6 @@ def allocated(analysis: Analysis) -> bool:
 def optima(analysis: Analysis) -> bool:
     """Whether the law or approach 1 or 2 gives one."""
     return allocated(analysis) or any(b.approach.used for b in analysis.approaches)
-
-
-def parts(analysis: Analysis) -> tuple[Rows, Rows, Law, np.ndarray]:
-    """Fitted rows, held-out rows, the headline's law, its values."""
-    result = analysis.chosen
-    return analysis.study.train, analysis.study.test, result.law, result.theta
 
 
 def law_loss(analysis: Analysis, N: np.ndarray, D: np.ndarray | float) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.compare import mean_error
 from analysis.laws import CHINCHILLA, GAMMA, TIED, TWO_TERM
 from analysis.nested import LEVEL, Cell, Learner, cells
 from analysis.population import fit_population
@@ -50,8 +51,7 @@ def form_errors(cell: Cell) -> dict[str, float]:
     found = {}
     for name, law in FORMS.items():
         fit = fit_law(law, (cell.train.N, cell.train.D), cell.train.L)
-        L = law.loss(fit.theta, cell.test.N, cell.test.D)
-        found[name] = float(np.mean(np.abs(L / cell.test.L - 1)))
+        found[name] = mean_error(law.loss(fit.theta, cell.test.N, cell.test.D), cell.test.L)
     return found
 
 
@@ -62,7 +62,7 @@ def shipped(cell: Cell) -> tuple[float, int]:
     L, _, misfit = fit.predict(test.N, test.D, np.log(test.C), LEVEL)
     low, high = np.array([[i.low, i.high] for i in misfit], float).T
     inside = (low <= test.L) & (high >= test.L)
-    return float(np.mean(np.abs(L / test.L - 1))), int(inside.sum())
+    return mean_error(L, test.L), int(inside.sum())
 
 
 def extrapolate(folder: Path, progress: Progress = lambda text: None) -> list[Score]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +41,16 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             "notes": list(study.notes),
             "excluded": list(study.excluded),
             "flagged": list(study.flagged),
-            "noise": {
-                "sigma": analysis.noise.sigma,
-                "df_rows": analysis.noise.df_rows,
-                "df_trunks": analysis.noise.df_trunks,
-                "max_seeds": analysis.noise.max_seeds,
-            },
+            "noise": asdict(analysis.noise),
             "fits": [_law(analysis, r) for r in analysis.results],
             "selected": analysis.selected,
             "selected_by": analysis.selected_by,
             "flops": analysis.flops.label,
             "optimal": [_allocation(a, forecasts.get(a.flops)) for a in analysis.optimal],
             "default": _default(analysis.default),
-            "rolling": [
-                {"factor": o.factor, "n_fitted": o.n_fitted, "n_predicted": o.n_predicted}
-                | {"errors": dict(o.errors)}
-                for o in analysis.rolling
-            ],
+            "rolling": [asdict(o) for o in analysis.rolling],
             "approaches": [_approach(b) for b in analysis.approaches],
-            "sensitivity": [
-                {"kind": r.kind, "what": r.what, "n_rows": r.n_rows, "parameters": r.parameters}
-                | {"a": r.a, "loss_10x": r.loss_10x, "holdout_error": r.holdout_error}
-                for r in analysis.sensitivity
-            ],
+            "sensitivity": [asdict(r) for r in analysis.sensitivity],
             "leverage": None
             if analysis.leverage is None
             else [
@@ -142,7 +130,7 @@ def _holdout(analysis: Analysis, result: LawResult) -> dict[str, Any] | None:
     return {
         "n_rows": len(held.rows),
         "error": result.holdout_error,
-        "baselines": {k: held.error(k) for k in ("largest", "log-linear") if k in held.predictions},
+        "baselines": held.baselines,
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from analysis.compare import mean_error
 from analysis.flops import FlopsPerToken
 from analysis.interval import Interval
 from analysis.laws import GAMMA
@@ -67,7 +68,7 @@ def default(
     error = None
     if len(test):
         L = fit.predict(test.N, test.D, np.log(test.C), level)[0]
-        error = float(np.mean(np.abs(L / test.L - 1)))
+        error = mean_error(L, test.L)
     return Default(
         GAMMA.named(fit.theta), fit.prior is not None, fit.why, dict(fit.shift), fit.conflict,
         forecasts(fit, chosen, C, flops, float(train.C.max()), level), error,

@@ -9,23 +9,24 @@ from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import PchipInterpolator
 
 from analysis import drawing as draw
+from analysis.describe import APPROACHES
 from analysis.drawing import BAND, LAW, REFUSED
 from analysis.interval import Interval
 from analysis.optima import Approach, Curve
 from analysis.result import Analysis
 from analysis.words import compute
 
-APPROACHES = {
-    "approach-1": ("1 envelope", draw.BLUE, "s"),
-    "approach-2-parabola": ("2 parabola", draw.GREEN, "^"),
-    "approach-2-akima": ("2 Akima", draw.PURPLE, "o"),
+MARKS = {
+    "approach-1": (draw.BLUE, "s"),
+    "approach-2-parabola": (draw.GREEN, "^"),
+    "approach-2-akima": (draw.PURPLE, "o"),
 }
 DASHES = {"off-centre": "-", "edge-minimum": "--", "wrong-curvature": "-.", "too-few": ":"}
 
 
 def loss_by_size(axes: Axes, analysis: Analysis) -> None:
     """Loss over N, one line of the law per horizon."""
-    rows, test, _, _ = draw.parts(analysis)
+    rows, test = analysis.study.train, analysis.study.test
     last = max(rows.N.max(), test.N.max() if len(test) else 0.0)
     N = np.geomspace(rows.N.min() / 1.3, last * 1.3, 100)
     lines, colours = draw.levels(rows.D, rows.horizon)
@@ -39,7 +40,7 @@ def loss_by_size(axes: Axes, analysis: Analysis) -> None:
 
 def plane(axes: Axes, analysis: Analysis) -> None:
     """Lines of equal loss over N and D, the runs, and the compute-optimal frontier."""
-    rows, test, _, _ = draw.parts(analysis)
+    rows, test = analysis.study.train, analysis.study.test
     best = [a for a in analysis.optimal if a.N is not None and a.D is not None]
     every_n = np.concatenate([rows.N, test.N, [a.N or 0.0 for a in best]])
     every_d = np.concatenate([rows.D, test.D, [a.D or 0.0 for a in best]])
@@ -124,7 +125,7 @@ def isoflop_curves(axes: Axes, analysis: Analysis, approach: Approach) -> None:
     for curve in used:
         if curve.interval:
             axes.plot(curve.interval, [curve.L or np.nan] * 2, color=LAW, lw=1.4, zorder=4)
-    _, _, marker = APPROACHES[approach.method]
+    _, marker = MARKS[approach.method]
     bar = f" with {100 * approach.level:g} % interval" if approach.level else ""
     if used:
         N, L = np.array([(c.N, c.L) for c in used]).T
@@ -156,7 +157,7 @@ def growth(axes: Axes, analysis: Analysis) -> None:
         axes.plot(C, best.N, color=LAW, lw=2, label=f"3 {analysis.selected}")
     for beside in analysis.approaches:
         found = beside.approach
-        label, colour, marker = APPROACHES[found.method]
+        label, (colour, marker) = APPROACHES[found.method], MARKS[found.method]
         used = [c for c in found.used if c.N is not None]
         if not used:
             continue

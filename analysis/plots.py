@@ -44,7 +44,7 @@ def loss_by_size(analysis: Analysis) -> Figure:
 def loss_by_tokens(analysis: Analysis) -> Figure:
     """Loss over D, one line per size."""
     figure, axes = draw.single()
-    rows, test, _, _ = draw.parts(analysis)
+    rows, test = analysis.study.train, analysis.study.test
     D = np.geomspace(min(rows.D) / 1.3, max(rows.D) * 1.3, 100)
     lines, colours = draw.levels(rows.N, rows.size)
     if draw.known(analysis):
@@ -80,7 +80,7 @@ def law_picture(analysis: Analysis) -> Figure:
 def residuals(analysis: Analysis) -> Figure:
     """Residuals (law minus measured, % of the loss) over N and D, with the seed-noise band."""
     figure = draw.canvas(8, 3.4)
-    rows, test, law, theta = draw.parts(analysis)
+    rows, test, law = analysis.study.train, analysis.study.test, analysis.chosen.law
     colours = draw.shades(rows.N)
     error = 100 * analysis.chosen.estimate.residuals
     both = figure.subplots(1, 2, sharey=True)
@@ -94,7 +94,7 @@ def residuals(analysis: Analysis) -> Figure:
         axes.axhline(0, color=LAW, lw=0.8)
         axes.scatter(values, error, s=22, c=colours, edgecolors="white", linewidths=0.4, zorder=3)
         if len(test):
-            off = law.loss(theta, *test.variables(law.variables)) / test.L
+            off = law.loss(analysis.chosen.theta, *test.variables(law.variables)) / test.L
             draw.diamonds(axes, held, 100 * np.log(off))
         draw.log_axes(axes, label, "law − measured (% of loss)", log_loss=False)
         axes.label_outer()
@@ -159,7 +159,7 @@ def held_out(analysis: Analysis) -> Figure | None:
         return None
     figure, axes = draw.single()
     markers = {"largest": ("s", draw.BLUE), "log-linear": ("^", draw.GREEN)}
-    shown = [analysis.selected, *(k for k in BASELINES if k in held.predictions)]
+    shown = [analysis.selected, *held.baselines]
     everything = np.concatenate([held.rows.L, *(held.predictions[k] for k in shown)])
     ends = np.array([everything.min() * 0.99, everything.max() * 1.01])
     axes.plot(ends, ends, color=LAW, lw=0.8, label="prediction = measurement")

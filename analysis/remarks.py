@@ -4,12 +4,10 @@ import re
 
 from markupsafe import Markup, escape
 
-from analysis.describe import why_not
-from analysis.panels import APPROACHES
+from analysis.describe import APPROACHES, open_ends
 from analysis.result import Analysis, Default
 from analysis.rowtables import signed
 from analysis.trust import APART
-from analysis.uncertainty import FIXED
 from analysis.words import GREEK, number, percent, probability
 
 POWER = re.compile(r"\^(?:\(((?:[^()]|\([^()]*\))*)\)|(-?\w+(?:\.\w+)?\*?))")
@@ -32,12 +30,8 @@ def _raised(text: str) -> str:
 
 def reasons(analysis: Analysis) -> list[str]:
     """Why intervals are open, one line per reason with the parameters it concerns."""
-    found: dict[str, list[str]] = {}
-    for name, interval in analysis.chosen.intervals.items():
-        why = why_not(analysis.chosen, name)
-        if why or interval.note not in (None, FIXED):
-            found.setdefault(why or str(interval.note), []).append(letter(name))
-    return [f"{', '.join(names)}: {why}" for why, names in found.items()]
+    found = open_ends(analysis.chosen)
+    return [f"{', '.join(map(letter, names))}: {why}" for why, names in found.items()]
 
 
 def noise(analysis: Analysis) -> list[str]:
@@ -84,7 +78,7 @@ def prior(default: Default) -> list[str]:
 def approach_notes(analysis: Analysis) -> list[str]:
     """Why an approach has no exponent, and what else it says of its curves."""
     told = [
-        f"{APPROACHES[b.approach.method][0]}: {b.approach.reason}"
+        f"{APPROACHES[b.approach.method]}: {b.approach.reason}"
         for b in analysis.approaches
         if b.approach.reason
     ]

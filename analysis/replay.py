@@ -8,12 +8,14 @@ rows. Beside it the simulated grid of `analysis.simulated`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from analysis import public
 from analysis.choose import at_random, cheapest_first, greedy
+from analysis.compare import mean_error
 from analysis.information import Basis, Noise, components, typical, working_point
 from analysis.law import Law
 from analysis.laws import CHINCHILLA, GAMMA
@@ -38,17 +40,8 @@ GRIDS: Mapping[str, float] = {
 }
 
 
-def chinchilla(rows: Rows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Hoffmann's form by Huber, as a function of N, D."""
-    return _law(CHINCHILLA, rows)
-
-
-def gamma(rows: Rows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The γ law by Huber, without prior, as a function of N, D."""
-    return _law(GAMMA, rows)
-
-
-def _law(law: Law, rows: Rows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def form(law: Law, rows: Rows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The law by Huber, without prior, as a function of N, D."""
     fit = fit_law(law, (rows.N, rows.D), rows.L)
     return lambda N, D: law.loss(fit.theta, N, D)
 
@@ -60,7 +53,11 @@ def default(rows: Rows) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return lambda N, D: np.exp(surface.log_loss(N, D, np.log(6 * N * D))[0])
 
 
-FITS = {"chinchilla": chinchilla, "gamma": gamma, "default": default}
+FITS = {
+    "chinchilla": partial(form, CHINCHILLA),
+    "gamma": partial(form, GAMMA),
+    "default": default,
+}
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,8 @@ def replayed(
         for choice, chosen in picks.items():
             for fit in FITS:
                 fitted = [c for c in chosen if len(c) >= LEAST]  # fewer rows carry no γ law
-                errors = [_error(fit, pool.rows.take(c), test) for c in fitted]
+                laws = [FITS[fit](pool.rows.take(c)) for c in fitted]
+                errors = [mean_error(law(test.N, test.D), test.L) for law in laws]
                 found.append(
                     {"suite": "design", "grid": name, "choice": choice, "fit": fit, "share": share}
                     | {"error": float(np.exp(np.mean(np.log(errors)))), "worst": max(errors)}
@@ -156,10 +154,6 @@ def replayed(
                     | {"runs": float(np.mean([len(c) for c in chosen])), "held_out": len(test)}
                 )
     return found
-
-
-def _error(fit: str, rows: Rows, test: Rows) -> float:
-    return float(np.abs(FITS[fit](rows)(test.N, test.D) / test.L - 1).mean())
 
 
 def lines(rows: Sequence[dict]) -> list[str]:

@@ -8,7 +8,6 @@ from importlib.metadata import version
 import numpy as np
 from markupsafe import Markup
 
-from analysis.compare import BASELINES
 from analysis.result import Analysis
 from analysis.words import amount, compute, number, span
 
@@ -46,7 +45,7 @@ def holdout(analysis: Analysis) -> Table | None:
     held = analysis.holdout
     if held is None:
         return None
-    names = [analysis.selected, *(k for k in BASELINES if k in held.predictions)]
+    names = [analysis.selected, *held.baselines]
     ids = analysis.study.used["row"][analysis.study.holdout].tolist()
     body = []
     for i, (measured, ends) in enumerate(zip(held.rows.L, analysis.holdout_intervals, strict=True)):

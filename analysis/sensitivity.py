@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.compare import point
+from analysis.compare import mean_error, point
 from analysis.conventions import conventions, with_convention
 from analysis.flops import FlopsPerToken
 from analysis.gls import GlsFit
@@ -93,7 +93,7 @@ def _refit(
     error = None
     if test is not None and len(test):
         predicted = law.loss(theta, *test.variables(law.variables))
-        error = float(np.mean(np.abs(predicted / test.L - 1)))
+        error = mean_error(predicted, test.L)
     middle = float(np.exp(np.log(at.C).mean()))
     C = np.array([middle / 1.1, middle * 1.1, 10 * at.C.max()])
     best = law.optimal(theta, C, flops)

@@ -5,11 +5,9 @@ from collections import Counter
 import numpy as np
 from markupsafe import Markup
 
-from analysis.compare import BASELINES
-from analysis.describe import allocation_cells, level, why_not
+from analysis.describe import APPROACHES, allocation_cells, level, why_not
 from analysis.drawing import loss_label
 from analysis.optima import REASONS
-from analysis.panels import APPROACHES
 from analysis.plots import REFITS, refit_name
 from analysis.remarks import letter, marked
 from analysis.result import Analysis
@@ -46,8 +44,7 @@ def cards(analysis: Analysis) -> list[tuple[str, str, str]]:
     ]
     outside = analysis.holdout
     if outside:
-        best = min(outside.error(k) for k in BASELINES if k in outside.predictions)
-        remark = f"best baseline {percent(best)}"
+        remark = f"best baseline {percent(min(outside.baselines.values()))}"
         found[4] = ("hold-out error", percent(result.holdout_error), remark)
     return found
 
@@ -110,7 +107,7 @@ def approaches(analysis: Analysis) -> Table:
     ]
     for beside in analysis.approaches:
         found, bias = beside.approach, beside.bias
-        label = APPROACHES[found.method][0]
+        label = APPROACHES[found.method]
         counted = f"{len(found.used)} of {len(found.curves)}"
         if found.params is None:
             body.append((label, "–", "none", "", "", counted))
@@ -142,7 +139,7 @@ def refusals(analysis: Analysis) -> Table | None:
             at = ", ".join(map(compute, C))
             if len(C) > 4:
                 at = f"{compute(min(C))} to {compute(max(C))}"
-            label, text = APPROACHES[found.method][0], REASONS.get(str(reason), str(reason))
+            label, text = APPROACHES[found.method], REASONS.get(str(reason), str(reason))
             body.append((label, str(reason), f"{count} of {len(found.curves)}", at, text))
     return Table(("approach", "reason", "curves", "at C", "meaning"), tuple(body)) if body else None
 

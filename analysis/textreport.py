@@ -1,18 +1,21 @@
 """The whole result as plain text: what the fit command prints."""
 
+import textwrap
+
 from analysis.compare import BASELINES
 from analysis.describe import (
+    APPROACHES,
     allocation_cells,
     headline,
     level,
     next_steps,
+    open_ends,
     why_not,
 )
 from analysis.load import reason_counts
 from analysis.result import Analysis, Default, LawResult
 from analysis.solve import SINGULAR
 from analysis.trust import APART
-from analysis.uncertainty import FIXED
 from analysis.words import GREEK, NBSP, compute, counted, number, percent, span
 
 
@@ -87,16 +90,12 @@ def law_block(analysis: Analysis, result: LawResult) -> list[str]:
     others = list(result.other_intervals)
     heads = "".join(f"{name:<23}" for name in (estimate.method, *others))
     lines.append(f"  {level(analysis) + ' intervals':<23}{heads}".rstrip())
-    reasons: dict[str, list[str]] = {}
     for name, interval in result.intervals.items():
         value = result.a if name == "a" else result.parameters[name]
-        why = why_not(result, name)
-        shown = number(value) if why is None else "–"
+        shown = number(value) if why_not(result, name) is None else "–"
         cells = [span(interval), *(span(result.other_intervals[m][name]) for m in others)]
         lines.append(f"  {name:<8}{shown:>12}   " + "".join(f"{c:<23}" for c in cells))
-        if why or interval.note not in (None, FIXED):
-            reasons.setdefault(why or str(interval.note), []).append(name)
-    for why, which in reasons.items():
+    for why, which in open_ends(result).items():
         lines += _wrap(f"  {', '.join(which)}: {why}", "    ")
     gls = estimate.gls
     if estimate.estimator == "gls-reml":
@@ -147,11 +146,9 @@ def approach_block(analysis: Analysis) -> list[str]:
         f"  {'3 ' + result.name:<24}{number(result.a) if own is None else '–':>8}   "
         f"{span(result.intervals['a'])}"
     )
-    names = {"approach-1": "1 envelope", "approach-2-parabola": "2 parabola",
-             "approach-2-akima": "2 Akima"}  # fmt: skip
     for beside in analysis.approaches:
         found = beside.approach
-        label = names.get(found.method, found.method)
+        label = APPROACHES[found.method]
         if found.a is None or found.params is None:
             first, *more = _wrap(str(found.reason), width=60)
             lines += [f"  {label:<24}{'–':>8}   {first}", *(" " * 37 + line for line in more)]
@@ -202,13 +199,9 @@ def _wrapped(texts: tuple[str, ...]) -> list[str]:
 
 
 def _wrap(text: str, indent: str = "", width: int = 98) -> list[str]:
-    lines, lead = [], text[: len(text) - len(text.lstrip())]
-    current = lead
-    for word in text.split(" "):
-        if not word:
-            continue
-        if current.strip() and len(current) + len(word) + 1 > width:
-            lines.append(current)
-            current = indent or lead
-        current += ("" if not current.strip() and current in (lead, indent) else " ") + word
-    return [*lines, current]
+    """Lines of at most `width`; all but the first begin with `indent`, or as the text does."""
+    lead = text[: len(text) - len(text.lstrip())]
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent or lead, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
