@@ -3,6 +3,7 @@
 from itertools import combinations, product
 
 import numpy as np
+from scipy import ndimage
 
 MAX_STARTS = 6
 
@@ -47,17 +48,8 @@ def nonnegative(
 
 def chosen_cells(rss: np.ndarray) -> list[int]:
     """Flat indices of the best local minima of a grid and of the best cell of each quadrant."""
-    local = np.ones(rss.shape, bool)
-    for axis in range(rss.ndim):
-        other = np.full(rss.shape, np.inf)
-        inner = [slice(None)] * rss.ndim
-        after, before = inner.copy(), inner.copy()
-        after[axis], before[axis] = slice(1, None), slice(None, -1)
-        other[tuple(before)] = rss[tuple(after)]
-        local &= rss <= other
-        other[...] = np.inf
-        other[tuple(after)] = rss[tuple(before)]
-        local &= rss <= other
+    cross = ndimage.generate_binary_structure(rss.ndim, 1)
+    local = rss <= ndimage.minimum_filter(rss, footprint=cross, mode="constant", cval=np.inf)
     flat = np.flatnonzero(local)
     chosen = list(flat[np.argsort(rss.ravel()[flat], kind="stable")][:MAX_STARTS])
     halves = [

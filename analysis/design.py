@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis.columns import Columns
 from analysis.expected import assumed, report
+from analysis.fit import exit_code
 from analysis.fitsjson import write_whole
 from analysis.gridfile import extended, grid_runs
 from analysis.information import Noise
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines = _next(args, columns, noise, misfit)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_code if isinstance(error, DataError) else 2
+        return exit_code(error)
     print("\n".join(lines))
     return 0
 

@@ -9,9 +9,10 @@ from analysis.flops import FlopsPerToken
 from analysis.interval import Interval
 from analysis.laws import GAMMA
 from analysis.load import Study
-from analysis.population import LEAST_ROWS, PopulationFit, fit_population
+from analysis.population import PopulationFit, fit_population
 from analysis.result import Default, Forecast, LawResult
 from analysis.rows import Rows
+from analysis.surface import LEAST_ROWS
 
 BYTES = 260  # a vocabulary of bytes and a few marks
 

@@ -59,11 +59,6 @@ class Law(Form):
         return self.logged
 
     @property
-    def constant(self) -> bool:
-        """Whether the loss has a floor E that no N and D can pass."""
-        return "E" in self.parameters
-
-    @property
     def scale_free(self) -> bool:
         """Whether N* is a power of C = 6ND, so that its exponent a is one number."""
         return True

@@ -1,6 +1,7 @@
 """Damped projected Newton for the Huber objective, on many problems at once."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -134,11 +135,7 @@ def newton(
 
 
 def _take(point: Point, mask: np.ndarray) -> Point:
-    state = point.state
-    if isinstance(state, np.ndarray):
-        state = state[mask]
-    else:  # arrays of one dimension are constants of the data
-        state = type(state)(**{k: v[mask] if v.ndim > 1 else v for k, v in vars(state).items()})
+    state = _each(lambda v: v[mask], point.state)
     return Point(point.phi[mask], point.r[mask], state, point.F[mask])
 
 
@@ -148,15 +145,20 @@ def _merge(old: Point, new: Point, better: np.ndarray) -> Point:
     def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(better.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
-    state = new.state
-    if isinstance(state, np.ndarray):
-        state = choose(state, old.state)
-    else:
-        before = vars(old.state)
-        state = type(state)(
-            **{k: choose(v, before[k]) if v.ndim > 1 else v for k, v in vars(state).items()}
-        )
+    state = _each(choose, new.state, old.state)
     return Point(choose(new.phi, old.phi), choose(new.r, old.r), state, choose(new.F, old.F))
+
+
+def _each(function: Callable[..., np.ndarray], state: Any, *others: Any) -> Any:
+    """The function of a state: an array, or a dataclass whose one-dimensional arrays are data."""
+    if isinstance(state, np.ndarray):
+        return function(state, *others)
+    fields = {
+        name: function(value, *(getattr(other, name) for other in others))
+        for name, value in vars(state).items()
+        if value.ndim > 1
+    }
+    return replace(state, **fields)
 
 
 def _solve(H: np.ndarray, g: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from analysis.identify import diagnose
 from analysis.laws import GAMMA
 from analysis.load import Study
 from analysis.read import DataError
-from analysis.rows import Rows
+from analysis.rows import Rows, distinct
 from analysis.shapes import Ladder
 
 SPAN = 8.0  # a constant trunk cannot suit horizons further apart (experiments.plan warns)
@@ -131,7 +131,7 @@ def _around(rows: Rows) -> Callable[[float, float], np.ndarray]:
 def _on_axis(rows: Rows) -> Callable[[float, float], np.ndarray]:
     ratio = rows.D / rows.N
     axes = {"D": rows.D, "D/N": ratio, "C": rows.C}
-    levels = {name: _levels(values) for name, values in axes.items()}
+    levels = {name: distinct(values) for name, values in axes.items()}
     axis = min(levels, key=lambda name: len(levels[name]))
     chosen = levels[axis]
     if len(chosen) > LEVELS:
@@ -148,10 +148,3 @@ def _on_axis(rows: Rows) -> Callable[[float, float], np.ndarray]:
         return D[(ratio.min() / near <= D / n) & (ratio.max() * near >= D / n)]
 
     return wished
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    """Distinct values in ascending order, those within 1 % as one."""
-    ordered = np.sort(values)
-    groups = np.split(ordered, np.flatnonzero(np.diff(np.log(ordered)) > 0.01) + 1)
-    return np.array([np.median(g) for g in groups])

@@ -12,7 +12,7 @@ from analysis.checks import MIN_STEPS
 from analysis.columns import OWN, Columns, letters, row_ids, trunks
 from analysis.flops import FlopsPerToken
 from analysis.read import DataError, read_table
-from analysis.rows import Rows
+from analysis.rows import Rows, distinct
 from analysis.shapes import Ladder, ladder
 
 PLAN_SCHEMA = "plan/1"
@@ -161,7 +161,7 @@ def wider(plan: Planned, steps: tuple[int, ...]) -> Rows:
     size = rows.size
     N = np.array([np.median(rows.N[size == k]) for k in range(int(size.max()) + 1)])
     ratio = float(np.exp(np.median(np.diff(np.log(N))))) if len(N) > 1 else 2.0
-    shares = _levels(rows.D / rows.N) < _levels(rows.D)
+    shares = len(distinct(rows.D / rows.N)) < len(distinct(rows.D))
     for label, step in enumerate(steps, int(rows.trunk.max()) + 1):
         edge = len(N) - 1 if step > 0 else 0
         part = rows.take(rows.trunk == rows.trunk[size == edge][0])
@@ -197,8 +197,3 @@ def joined(rows: Rows, extra: list[Rows]) -> Rows:
         *(np.concatenate([getattr(r, k) for r in every]) for k in ("N", "D", "C", "L")),
         trunk=np.concatenate([r.trunk for r in every]),
     )
-
-
-def _levels(values: np.ndarray) -> int:
-    """Distinct values, those within 1 % counted once."""
-    return int((np.diff(np.log(np.sort(values))) > 0.01).sum()) + 1

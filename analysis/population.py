@@ -16,9 +16,7 @@ from analysis.gls import GlsFit, fit_gls
 from analysis.interval import Interval
 from analysis.laws import GAMMA
 from analysis.profile import small_sample
-from analysis.surface import LEAST_ROWS, PLACES, Prior, Q, Rule, Surface, inverse, minimum, prepare
-
-__all__ = ["LEAST_ROWS", "PRIOR", "RULE", "PopulationFit", "Prior", "Rule", "fit_population"]
+from analysis.surface import PLACES, Prior, Q, Rule, Surface, inverse, minimum, prepare
 
 # α, β, log E - log min L, log γ
 PRIOR = Prior.of((0.30, 0.30, -0.40, -0.70), np.diag(np.square([0.15, 0.15, 0.25, 0.50])))

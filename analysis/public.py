@@ -71,11 +71,6 @@ class PublicSet:
     published: Mapping[str, float]
 
 
-def names() -> tuple[str, ...]:
-    """Every name that `read` takes."""
-    return tuple(SETS)
-
-
 def folder(argument: Path | None = None) -> Path | None:
     """Where the sets lie: `argument`, else $SCALING_DATA, else ../shared/data; None: absent."""
     named = argument or os.environ.get(FOLDER_VARIABLE)

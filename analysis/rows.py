@@ -58,3 +58,10 @@ def groups(log_values: np.ndarray, width: float) -> np.ndarray:
     out = np.empty(len(order), int)
     out[order] = np.searchsorted(starts, np.arange(len(order)), side="right") - 1
     return out
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """Distinct values in ascending order; neighbours within 1 % are one, their median."""
+    ordered = np.sort(values)
+    parts = np.split(ordered, np.flatnonzero(np.diff(np.log(ordered)) > SAME) + 1)
+    return np.array([np.median(part) for part in parts])

@@ -91,12 +91,8 @@ def _family(rows: pd.DataFrame) -> Ladder | str:
     # A width is whole heads of an even size (rotary positions turn pairs), and d_ff is whole.
     step = value if fixed[0] == "d_head" else 2 * value
     step = math.lcm(step, ratio.denominator)
-    keys = {key: _plain(rows[key].iloc[0]) for key in SAME}
+    keys = rows[list(SAME)].to_dict("records")[0]
     return Ladder(keys, (fixed[0], value), ratio, step, tuple(d), parameters, flops)
-
-
-def _plain(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _through(d: list[int], values: list[Fraction]) -> Quadratic:

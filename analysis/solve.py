@@ -67,7 +67,7 @@ class Fit:
 
     @property
     def parameters(self) -> dict[str, float]:
-        return dict(zip(self.law.parameters, map(float, self.theta), strict=True))
+        return self.law.named(self.theta)
 
     @property
     def n_free(self) -> int:

@@ -203,8 +203,7 @@ def _no_loss(rows: Rows) -> str | None:
     compute = np.log(rows.N) + np.log(rows.D)
     if np.ptp(compute) < np.log(SPREAD):
         return None
-    ranks = [pd.Series(x).rank().to_numpy() for x in (compute, rows.L)]
-    correlation = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    correlation = float(pd.Series(compute).rank().corr(pd.Series(rows.L).rank()))
     if correlation <= RISING:
         return None
     what = "accuracies" if rows.L.max() <= 1 else "accuracies or other scores"

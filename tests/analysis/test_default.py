@@ -13,7 +13,8 @@ from analysis.forecast import default_fit
 from analysis.laws import CHINCHILLA, GAMMA
 from analysis.load import load
 from analysis.pipeline import TRUTHS
-from analysis.population import LEAST_ROWS, PRIOR, RULE, fit_population
+from analysis.population import PRIOR, RULE, fit_population
+from analysis.surface import LEAST_ROWS
 
 
 def study(truth="chinchilla", seed=0, sd=0.001):

@@ -93,7 +93,6 @@ def test_names_fit_together(law):
     assert set(law.logged) | set(law.exponents) == set(law.parameters)
     assert set(law.coefficients) <= set(law.logged)
     assert {name for pair in law.pairs for name in pair} <= set(law.parameters)
-    assert law.constant == ("E" in law.parameters)
     assert law.named(THETA[law.name]) == dict(zip(law.parameters, THETA[law.name], strict=True))
 
 

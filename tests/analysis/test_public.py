@@ -100,8 +100,8 @@ def split(rows: Rows, k: float) -> tuple[Rows, Rows]:
 
 
 def test_every_set_is_named_and_grouped(data: Path) -> None:
-    assert set(public.names()) == set(CELLS) | {n for n in public.names() if "no_embeds" in n}
-    groups = {public.read(name, data).group for name in public.names()}
+    assert set(public.SETS) == set(CELLS) | {n for n in public.SETS if "no_embeds" in n}
+    groups = {public.read(name, data).group for name in public.SETS}
     laboratories = "massivetext llama3 misfitting gadre gemstones porian datablations steplaw"
     assert groups == set(laboratories.split())
 
@@ -113,7 +113,7 @@ def test_counts_of_rows_and_of_hold_outs_in_compute(name: str, data: Path) -> No
     assert (len(rows), *cells) == CELLS[name]
 
 
-@pytest.mark.parametrize("name", public.names())
+@pytest.mark.parametrize("name", public.SETS)
 def test_rows_are_complete_and_compute_is_6nd(name: str, data: Path) -> None:
     found = public.read(name, data)
     rows = found.rows
@@ -176,7 +176,7 @@ def test_llama3_and_porian_lie_on_budgets(data: Path) -> None:
 # ---- what was published of them
 
 
-@pytest.mark.parametrize("name", [n for n in public.names() if n.startswith("gemstones")])
+@pytest.mark.parametrize("name", [n for n in public.SETS if n.startswith("gemstones")])
 @pytest.mark.parametrize("delta", ["1e-3", "1e-4"])
 def test_gemstones_objective_at_the_published_point(name: str, delta: str, data: Path) -> None:
     found = public.read(name, data)
@@ -340,7 +340,7 @@ def test_unknown_name_lists_the_nearest(tmp_path: Path) -> None:
         public.read("epok", tmp_path)
 
 
-@pytest.mark.parametrize("name", public.names())
+@pytest.mark.parametrize("name", public.SETS)
 def test_missing_file_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(csv|jsonl): cannot be read .*README"):
         public.read(name, tmp_path)

@@ -13,7 +13,7 @@ from analysis.pipeline import cell as default_cell
 from analysis.refit import refit
 from analysis.solve import fit_law
 
-GEMSTONES = [n for n in public.names() if n.startswith("gemstones_")]
+GEMSTONES = [n for n in public.SETS if n.startswith("gemstones_")]
 
 
 @pytest.fixture(scope="module")
