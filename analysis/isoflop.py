@@ -12,7 +12,7 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from analysis.curves import Cells, Noise, SizeCurves, check
-from analysis.optima import Approach, Curve, check_budgets, power_law, regress
+from analysis.optima import Approach, Curve, power_law, regress
 from analysis.rows import Rows
 
 MIN_SIZES = 4  # a parabola through three points fits any of them
@@ -50,26 +50,20 @@ class IsoCurves:
         return [z[0] for z in self.losses(self.cells.log_l[None])]
 
 
-def isoflop_curves(rows: Rows, budgets: Sequence[float] | None = None) -> IsoCurves:
+def isoflop_curves(rows: Rows) -> IsoCurves:
     """The isoFLOP curves in the rows, or between them.
 
     Measured: runs of equal compute (groups of C no wider than WITHIN, BETWEEN apart), where most
-    rows lie in groups of MIN_SIZES sizes. Otherwise, and where `budgets` (FLOPs) are given, each
-    size's final losses are interpolated over compute at the budgets, by default BUDGETS of them
-    from the least to the largest compute that MIN_SIZES sizes reach. Seeds are averaged.
+    rows lie in groups of MIN_SIZES sizes. Otherwise each size's final losses are interpolated over
+    compute at BUDGETS budgets, from the least to the largest compute that MIN_SIZES sizes reach.
+    Seeds are averaged.
     """
     check(rows)
-    if budgets is None:
-        found = _measured(rows)
-        if found is not None:
-            return found
-    elif not len(budgets):
-        raise ValueError("budgets is empty: give one or more numbers of FLOPs")
-    else:
-        check_budgets(budgets)
+    found = _measured(rows)
+    if found is not None:
+        return found
     sizes = SizeCurves.of(rows)
-    cells = sizes.cells
-    C = _default_budgets(sizes) if budgets is None else np.sort(np.asarray(budgets, float))
+    cells, C = sizes.cells, _budgets(sizes)
     log_n, log_d, count = sizes.at(C, np.stack([np.log(cells.N), np.log(cells.D), cells.count]))
     here = [np.flatnonzero(row) for row in np.isfinite(log_n)]
 
@@ -87,7 +81,6 @@ def isoflop(
     rows: Rows,
     method: Method,
     noise: Noise | None = None,
-    budgets: Sequence[float] | None = None,
     at: Sequence[float] = (),
 ) -> Approach:
     """Approach 2: the least loss of each isoFLOP curve, regressed on compute.
@@ -102,7 +95,7 @@ def isoflop(
     """
     if method not in ("parabola", "akima"):
         raise ValueError(f"method = {method!r}: choose 'parabola' or 'akima'")
-    iso = isoflop_curves(rows, budgets)
+    iso = isoflop_curves(rows)
     first = iso.log_l
     weights = [_weights(n, z, noise) for n, z in zip(iso.count, first, strict=True)]
     curves = []
@@ -210,7 +203,7 @@ def _measured(rows: Rows) -> IsoCurves | None:
     return IsoCurves("measured", C, log_n, log_d, tuple(split(cells.count)), cells, split, ())
 
 
-def _default_budgets(sizes: SizeCurves) -> np.ndarray:
+def _budgets(sizes: SizeCurves) -> np.ndarray:
     """About equal steps of log C over the compute that MIN_SIZES sizes reach, or over all of it."""
     low, high = sizes.reach.T
     C = np.geomspace(low.min(), high.max(), 100 * BUDGETS)

@@ -119,7 +119,9 @@ def regress(
     N* is the median of the copies instead of that of the losses as they are. width: numbers that
     `find` holds per copy. As in Porian et al. (2024) lost copies take weight away.
     """
-    check_budgets(at)
+    for c in at:
+        if not 0 < c < np.inf:
+            raise ValueError(f"budget = {c}: compute is a positive, finite number of FLOPs")
     C = np.array([c.C for c in draft.curves])
     best = find(cells.log_l[None])[:, 0]
     copies = np.full((3, 0, len(C)), np.nan)
@@ -181,13 +183,6 @@ def power_law(
         dx = np.where(here, x - mean_x[..., None], 0.0)
         exponent = (w * dx * (v - mean_v[..., None])).sum(-1) / (w * dx**2).sum(-1)
     return exponent, mean_v - exponent * mean_x
-
-
-def check_budgets(budgets: Sequence[float]) -> None:
-    """Refuse budgets that are no FLOPs."""
-    for c in budgets:
-        if not 0 < c < np.inf:
-            raise ValueError(f"budget = {c}: compute is a positive, finite number of FLOPs")
 
 
 def _judged(
