@@ -6,7 +6,6 @@ extrapolation: held-out compute of the public sets. design: chosen runs against 
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -19,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from analysis import coverage, extrapolation, fitspeed, pipeline, public, replay, simulated
-from analysis.fitsjson import finite, write_whole
+from analysis.fitsjson import write_json
 from analysis.read import DataError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -152,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join("  " + line for line in lines), flush=True)
             rows += found
         if args.json:
-            text = json.dumps(finite(rows), indent=1, allow_nan=False, ensure_ascii=False)
-            write_whole(args.json, text + "\n")
+            write_json(args.json, rows)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis.analyse import analyse
 from analysis.columns import Columns
-from analysis.fitsjson import write_json
+from analysis.fitsjson import to_json, write_json
 from analysis.laws import LAWS, OTHERS
 from analysis.load import Study, load
 from analysis.read import DataError
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         analysis = analyse_arguments(args)
         if args.json:
-            write_json(args.json, analysis)
+            write_json(args.json, to_json(analysis))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)

@@ -16,9 +16,9 @@ from analysis.solve import DELTA
 SCHEMA = "fits/1"
 
 
-def write_json(path: Path, analysis: Analysis) -> None:
-    """Write fits.json whole or not at all."""
-    text = json.dumps(to_json(analysis), indent=1, allow_nan=False, ensure_ascii=False)
+def write_json(path: Path, value: Any) -> None:
+    """Write what `finite` leaves of a value as JSON, whole or not at all."""
+    text = json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=False)
     write_whole(path, text + "\n")
 
 

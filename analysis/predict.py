@@ -5,7 +5,6 @@ writes the prediction with a hash before the run exists; `--score FILE` compares
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 
 from analysis.analyse import analyse
 from analysis.fit import add_source_arguments, exit_code, load_arguments
-from analysis.fitsjson import finite, write_whole
+from analysis.fitsjson import write_json
 from analysis.forecast import default_fit
 from analysis.interval import Interval
 from analysis.laws import GAMMA
@@ -139,11 +138,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             study, law=args.law, fixed=fixed, estimator=args.estimator, level=args.level
         )
         found = predict(analysis, fixed, args.params, args.tokens, args.flops)
-        content = finite(found.to_json(analysis.level))
+        content = found.to_json(analysis.level)
         digest = register(args.register, content, study) if args.register else ""
         if args.json:
-            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-            write_whole(args.json, text + "\n")
+            write_json(args.json, content)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)

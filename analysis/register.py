@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitsjson import finite, write_whole
+from analysis.fitsjson import finite, write_json
 from analysis.load import Study
 from analysis.read import DataError
 from analysis.rows import SAME
@@ -66,7 +66,7 @@ def register(file: Path, prediction: dict[str, Any], study: Study) -> str:
     }
     content = finite(content)
     content["sha256"] = digest(content)
-    write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(file, content)
     return content["sha256"]
 
 

@@ -27,7 +27,7 @@ from analysis.circuits import Circuits
 from analysis.describe import formula, headline, level, next_steps
 from analysis.drawing import known, optima
 from analysis.fit import add_source_arguments, analyse_arguments, exit_code
-from analysis.fitsjson import write_json, write_whole
+from analysis.fitsjson import to_json, write_json, write_whole
 from analysis.load import reason_counts
 from analysis.plots import FIGURES
 from analysis.result import Analysis
@@ -91,7 +91,7 @@ def write_report(
         figure.set_layout_engine("none")  # the first drawing has found the layout
         figure.savefig(folder / "figures" / f"{name}.png", dpi=160)
         inline[name] = Markup(_inline(svg, name))
-    write_json(folder / "fits.json", analysis)
+    write_json(folder / "fits.json", to_json(analysis))
     write_whole(
         out, html(analysis, inline, heads, texts, _commands(analysis, folder, heads, texts))
     )
