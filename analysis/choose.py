@@ -16,13 +16,13 @@ MOST = 1000  # purchases of one choice
 FREE = 1.0  # FLOPs below which a run costs nothing
 
 
-def greedy(state: State, budget: float, power: float = POWER) -> State:
-    """Buy while something fits the budget and helps; FLOPs to the `power` divide the help."""
+def greedy(state: State, budget: float) -> State:
+    """Buy while something fits the budget and helps."""
     while len(state.bought) < MOST:
         options = [o for o in state.options() if state.spent + o[3] <= budget * (1 + 1e-9)]
         if not options:
             break
-        worth = state.gains(options) / np.maximum([o[3] for o in options], FREE) ** power
+        worth = state.gains(options) / np.maximum([o[3] for o in options], FREE) ** POWER
         best = int(np.argmax(worth))
         if worth[best] <= 0:  # every further run would mislead more than it tells
             break

@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from analysis.compare import BASELINES, best_predictor
+from analysis.identify import COLLINEAR
 from analysis.interval import Interval
 from analysis.result import Allocation, Analysis, LawResult
 from analysis.uncertainty import FIXED, WIDE_A
@@ -162,7 +163,7 @@ def next_steps(analysis: Analysis) -> list[str]:
     """What to run next, from the diagnosis; the most useful first."""
     result, train = analysis.chosen, analysis.study.train
     design, noise, steps = result.design, analysis.noise, []
-    if design.spread < 0.1 and design.sizes > 1 and design.horizons > 1:
+    if design.spread < COLLINEAR and design.sizes > 1 and design.horizons > 1:
         steps.append(
             "Break the tie between N and D: train each size at four or more horizons, D/N from "
             "about 5 to 80; as branches of one trunk the shorter horizons cost little more than "

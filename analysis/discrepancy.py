@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from analysis.form import Form
+from analysis.gls import restricted
 from analysis.law import Law
 from analysis.rows import SAME, groups
 
@@ -165,12 +166,8 @@ def _trunk_ratio(
     own, cross = G[: p + 1, : p + 1], G[: p + 1, p + 1 :] @ vectors
     scale = RATIOS[:, None] / (1 + RATIOS[:, None] * np.maximum(values, 0.0))
     M = own - np.einsum("gj,aj,bj->gab", scale, cross, cross, optimize=True)
-    H, b = M[:, :p, :p] + 1e-13 * np.eye(p), M[:, :p, p]
-    rss = M[:, p, p] - np.einsum("ga,ga->g", b, np.linalg.solve(H, b[..., None])[..., 0])
     log_det = np.log1p(RATIOS[:, None] * np.maximum(values, 0.0)).sum(1)
-    log_det += np.linalg.slogdet(H)[1]
-    value = -0.5 * (log_det + (n - p) * np.log(np.maximum(rss, 1e-300)))
-    return float(RATIOS[int(np.argmax(value))])
+    return float(RATIOS[int(np.argmax(restricted(M, log_det, n - p)))])
 
 
 def averaged(

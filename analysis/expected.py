@@ -20,10 +20,10 @@ from analysis.read import DataError
 from analysis.rows import Rows
 from analysis.solve import problem_of
 from analysis.targets import Evaluator, Target
+from analysis.uncertainty import FEW
 from analysis.words import amount, compute, counted, number
 
 SINGULAR = 1e13  # condition of the scaled information above which a combination is not identified
-FEW = 3.0  # degrees of freedom below which the noise is as good as unknown
 REACH = 10.0  # times the largest planned compute, where the loss is predicted
 LAW_SOURCE = (
     "assumed law: Chinchilla's form with what published studies have in common: α = {alpha}, "
@@ -110,8 +110,7 @@ def expectations(
     rho2, row = (noise.rho2, noise.row) if several else (0.0, noise.run)
     M = trunks.moments(J, rho2)
     scale = np.sqrt(np.maximum(np.diag(M), 1e-300))
-    index = np.arange(len(targets))
-    gradient = Evaluator(problem, flops, targets)(index, np.repeat(phi[None], len(index), 0))[1]
+    gradient = Evaluator(problem, flops, targets).at(phi)[1]
     n, p = J.shape
     if n <= p or np.linalg.cond(M / np.outer(scale, scale)) > SINGULAR:
         return [Expectation(t.name, np.inf, 0.0, np.inf) for t in targets]

@@ -139,11 +139,19 @@ def reml(problem: Problem, trunks: Trunks, phi: np.ndarray) -> float:
     # One row per rho²: M(rho²) = C'C - sum_j k_j S_j S_j'.
     k = RHO2[:, None] / (1 + trunks.count * RHO2[:, None])
     M = columns.T @ columns - np.einsum("gj,ja,jb->gab", k, S, S, optimize=True)
-    H, b = M[:, :p, :p] + 1e-14 * np.eye(p), M[:, :p, p]
-    rss = M[:, p, p] - np.einsum("ga,ga->g", b, np.linalg.solve(H, b[..., None])[..., 0])
-    rss = np.maximum(rss, 1e-300)
-    log_det = np.log1p(trunks.count * RHO2[:, None]).sum(1) + np.linalg.slogdet(H)[1]
-    return float(RHO2[int(np.argmax(-0.5 * (log_det + (n - p) * np.log(rss))))])
+    log_det = np.log1p(trunks.count * RHO2[:, None]).sum(1)
+    return float(RHO2[int(np.argmax(restricted(M, log_det, n - p)))])
+
+
+def restricted(M: np.ndarray, log_det: np.ndarray, df: int) -> np.ndarray:
+    """Restricted log-likelihood, the scale of the noise chosen best, on a grid of covariances V.
+
+    M: moments [X r]'V^-1 [X r] (grid, p+1, p+1), log_det: log |V| (grid), df: rows less p.
+    """
+    H, b = M[:, :-1, :-1] + 1e-14 * np.eye(M.shape[1] - 1), M[:, :-1, -1]
+    rss = M[:, -1, -1] - np.einsum("ga,ga->g", b, np.linalg.solve(H, b[..., None])[..., 0])
+    log_det = log_det + np.linalg.slogdet(H)[1]
+    return -0.5 * (log_det + df * np.log(np.maximum(rss, 1e-300)))
 
 
 Constraint = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

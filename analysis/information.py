@@ -136,8 +136,7 @@ class Basis:
         if target.kind == "optimal-loss":  # envelope theorem: N* and D* need not move
             best = self.law.optimal(self.problem.values(self.phi), np.array(target.at), flops)
             return self.rows(best.N, best.D)[0]
-        evaluator = Evaluator(self.problem, flops, [target])
-        gradient = evaluator(np.arange(1), self.phi[None])[1][0]
+        gradient = Evaluator(self.problem, flops, [target]).at(self.phi)[1][0]
         return np.concatenate([gradient, np.zeros(len(self.misfit.points))])
 
     def precision(self) -> np.ndarray:
@@ -167,7 +166,7 @@ def components(
     held = assumed if misfit is None else replace(assumed, misfit=misfit)
     if n <= p:
         return held
-    limit = CLIP * 1.4826 * float(np.median(np.abs(residuals)))
+    limit = CLIP * discrepancy.MAD * float(np.median(np.abs(residuals)))
     residuals = np.clip(residuals, -limit, limit)
     columns = np.column_stack([basis.rows(rows.N, rows.D), residuals])
     trunks = Trunks.of(rows.trunk)

@@ -108,8 +108,7 @@ def _ends(z: np.ndarray, half: np.ndarray) -> list[Interval]:
 
 def fit_population(
     X: Sequence[np.ndarray], C: np.ndarray, L: np.ndarray, *, trunk: np.ndarray | None = None,
-    off: str = "", fixed: Mapping[str, float] | None = None, prior: Prior = PRIOR,
-    rule: Rule = RULE,
+    off: str = "", fixed: Mapping[str, float] | None = None, rule: Rule = RULE,
 ) -> PopulationFit:  # fmt: skip
     """The default prediction from X = (N, D), compute C, losses L and trunk labels.
 
@@ -122,7 +121,7 @@ def fit_population(
     labels = trunk if len(ready.w) == len(L) else np.arange(len(ready.w))
     free, p = Surface.at(ready, ready.phi), None
     if not off:
-        phi, distance = minimum(ready, prior)
+        phi, distance = minimum(ready, PRIOR)
         p = float(stats.chi2.sf(distance, int(ready.law.free[PLACES].sum()) or 1))
         if p >= CONFLICT:
             plain = PopulationFit(free, None, "without prior", None, {}, None, labels)
@@ -134,8 +133,8 @@ def fit_population(
                 if free.free[PLACES[i]]
             }  # fmt: skip
             why = "population prior of web text in nats/token"
-            surface = Surface.at(ready, phi, prior)
-            return PopulationFit(surface, prior, why, p, shift, plain, labels)
+            surface = Surface.at(ready, phi, PRIOR)
+            return PopulationFit(surface, PRIOR, why, p, shift, plain, labels)
         off = f"it conflicts with these data (p = {p:.2g})"
     k = GAMMA.index("gamma")
     if not free.free[k] or free.shared * free.covariance[k, k] > LOOSE**2:

@@ -31,9 +31,7 @@ class Ends:
 
 def profile_t(fit: GlsFit, evaluator: Evaluator, level: float) -> list[Ends]:
     """Profile intervals of all targets, their ends found together."""
-    count = len(evaluator.targets)
-    index = np.arange(count)
-    value, gradient = evaluator(index, np.repeat(fit.phi[None], count, axis=0))
+    value, gradient = evaluator.at(fit.phi)
     gradient = gradient[:, fit.free]
     variance = np.einsum("tp,pq,tq->t", gradient, fit.covariance, gradient)
     se = np.sqrt(np.maximum(variance, 0.0))
@@ -44,18 +42,16 @@ def profile_t(fit: GlsFit, evaluator: Evaluator, level: float) -> list[Ends]:
     ends = np.stack([value, value], axis=1)
     if known.any():
         plain = se[known] / inflation[known]
-        ends[known] = _profile(fit, evaluator, index[known], value[known], plain, t[known])
+        ends[known] = _profile(fit, evaluator, np.flatnonzero(known), value[known], plain, t[known])
     return [
         Ends(float(value[i]), float(se[i]), float(df[i]), float(ends[i, 0]), float(ends[i, 1]))
-        for i in range(count)
+        for i in range(len(value))
     ]
 
 
 def degrees(fit: GlsFit, evaluator: Evaluator) -> np.ndarray:
     """Degrees of freedom of every target's profile interval."""
-    count = len(evaluator.targets)
-    gradient = evaluator(np.arange(count), np.repeat(fit.phi[None], count, axis=0))[1]
-    return small_sample(fit, gradient[:, fit.free])[0]
+    return small_sample(fit, evaluator.at(fit.phi)[1][:, fit.free])[0]
 
 
 def _profile(
@@ -172,8 +168,7 @@ def cr2(fit: GlsFit, evaluator: Evaluator, level: float) -> list[Ends]:
 
     Working model: the fitted random-trunk covariance; in its whitened coordinates the identity.
     """
-    count = len(evaluator.targets)
-    value, gradient = evaluator(np.arange(count), np.repeat(fit.phi[None], count, axis=0))
+    value, gradient = evaluator.at(fit.phi)
     gradient = gradient[:, fit.free]
     trunks, m = fit.trunks, fit.trunks.count
     keep = 1 / np.sqrt(1 + m * fit.rho2)
@@ -196,7 +191,7 @@ def cr2(fit: GlsFit, evaluator: Evaluator, level: float) -> list[Ends]:
     contrast = gradient @ M  # (targets, p)
     variance = ((contrast @ np.array(scores).T) ** 2).sum(1)
     ends = []
-    for i in range(count):
+    for i in range(len(value)):
         # p_j = (I - H)_j A_j X_j M g, with H = X M X': p_i'p_j without an n x n matrix.
         q = [load @ contrast[i] for load in loads]
         Q = np.array([X[here].T @ v for here, v in zip(segments, q, strict=True)])

@@ -117,7 +117,7 @@ def leverage(gls: GlsFit, flops: FlopsPerToken, C: float) -> Leverage:
     cov = gls.covariance / gls.row_sd**2
     hat = np.clip(np.einsum("np,pq,nq->n", X, cov, X) / own, 0.0, 1 - 1e-9)
     target = Evaluator(gls.problem, flops, [Target("L", "optimal-loss", (C,))])
-    gradient = target(np.zeros(1, int), gls.phi[None])[1][0, gls.free]
+    gradient = target.at(gls.phi)[1][0, gls.free]
     se = float(np.sqrt(max(gradient @ gls.covariance @ gradient, 1e-300)))
     # Residuals are predicted minus measured: leaving a row out moves the fit away from it.
     return Leverage(hat, (X @ cov @ gradient) * r / (own * (1 - hat)) / se)

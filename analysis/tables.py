@@ -12,6 +12,7 @@ from analysis.plots import REFITS, refit_name
 from analysis.remarks import letter, marked
 from analysis.result import Analysis
 from analysis.rowtables import Table, best_bold, signed
+from analysis.uncertainty import WIDE_A
 from analysis.words import amount, compute, number, percent, span
 
 
@@ -19,7 +20,7 @@ def cards(analysis: Analysis) -> list[tuple[str, str, str]]:
     """(label, value, remark) of the summary at the top."""
     result, study, design = analysis.chosen, analysis.study, analysis.chosen.design
     a = result.intervals["a"]
-    unidentified = why_not(result, "a") is not None or a.width > 0.2
+    unidentified = why_not(result, "a") is not None or a.width > WIDE_A
     noise = f"seed noise {percent(analysis.noise.sigma)}"
     held = f", {len(study.test)} held out" if len(study.test) else ""
     found = [

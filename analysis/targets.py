@@ -49,6 +49,11 @@ class Evaluator:
             value[here], gradient[here] = self._of_kind(kind, chosen, phi[here])
         return value, gradient
 
+    def at(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (targets) and gradients (targets, p) of all targets at one phi."""
+        count = len(self.targets)
+        return self(np.arange(count), np.repeat(phi[None], count, axis=0))
+
     def _of_kind(
         self, kind: str, targets: Sequence[Target], phi: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

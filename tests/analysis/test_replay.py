@@ -83,7 +83,7 @@ def test_the_first_purchase_is_the_best_single_one() -> None:
     assert state.gains(options) == pytest.approx(
         [w * o[3] ** 0.5 for w, o in zip(worth, options, strict=True)]
     )
-    bought = greedy(State.of(sale), 1e30, power=0.5).bought[0]
+    bought = greedy(State.of(sale), 1e30).bought[0]
     best = options[int(np.argmax(worth))]
     assert (bought.kind, bought.cells) == (best[0], best[2])
 
