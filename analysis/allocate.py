@@ -91,11 +91,10 @@ def beside(
     else:
         sigma = noise.sigma if noise.sigma > 0 else curve_scatter(isoflop_curves(train))
         spread = Noise(sigma, level=level) if sigma > 0 else None
-    C = [float(train.C.max())]
     methods = [envelope, partial(isoflop, method="parabola"), partial(isoflop, method="akima")]
     found = []
     for method in methods:
-        approach = method(train, noise=spread, at=C)
+        approach = method(train, noise=spread)
         bias = None
         if approach.a is not None and "a" not in result.design.problems:
             bias = surface_bias(

@@ -1,7 +1,5 @@
 """Approach 1 (Hoffmann et al. 2022): the envelope of the sizes' loss curves over compute."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from analysis.curves import Noise, SizeCurves
@@ -12,13 +10,13 @@ GRID = 200  # budgets at which the envelope is read
 COVER = 3  # sizes that must reach a budget: the lower of two is always at an edge
 
 
-def envelope(rows: Rows, noise: Noise | None = None, at: Sequence[float] = ()) -> Approach:
+def envelope(rows: Rows, noise: Noise | None = None) -> Approach:
     """Approach 1: the size of least loss at each of GRID budgets, regressed on compute.
 
     rows: final losses of a ladder, or every evaluation of training curves (Hoffmann et al. 2022,
     section 3.1). A budget counts where COVER sizes reach it and neither the smallest nor the
     largest of them wins. N* steps from size to size, so neighbouring budgets are no independent
-    optima: they weigh the same. `at`: budgets in FLOPs to answer for. ValueError on bad rows.
+    optima: they weigh the same. ValueError on bad rows.
     """
     sizes = SizeCurves.of(rows)
     cells, reach = sizes.cells, sizes.reach
@@ -42,4 +40,4 @@ def envelope(rows: Rows, noise: Noise | None = None, at: Sequence[float] = ()) -
     reasons = np.where(inner, "", np.where(enough, "edge-minimum", "too-few"))
     curves = [Curve(float(c), (), str(r) or None) for c, r in zip(C, reasons, strict=True)]
     draft = Approach("approach-1", "interpolated", tuple(curves), sizes.single)
-    return regress(draft, find, cells, noise, at, width=GRID * len(sizes.paths))
+    return regress(draft, find, cells, noise, width=GRID * len(sizes.paths))

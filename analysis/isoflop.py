@@ -4,7 +4,7 @@ and by Akima interpolation, and the bias that an approach has on a known loss su
 Letters: N parameters, D training tokens, C training FLOPs, L loss in nats per token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -81,17 +81,16 @@ def isoflop(
     rows: Rows,
     method: Method,
     noise: Noise | None = None,
-    at: Sequence[float] = (),
 ) -> Approach:
     """Approach 2: the least loss of each isoFLOP curve, regressed on compute.
 
     parabola: weighted least squares of log L on log N (Hoffmann et al. 2022, section 3.2). akima:
     interpolation of log L over log N, least value on a FINE times finer grid, N* the median of the
-    re-noised copies (Porian et al. 2024). Refused curves keep their reason (`envelope.REASONS`):
+    re-noised copies (Porian et al. 2024). Refused curves keep their reason (`optima.REASONS`):
     fewer than MIN_SIZES sizes; a parabola that does not open upwards; a minimum at the edge; for
     the parabola, fewer than two sizes on one side of it or one side LOPSIDED times as long as the
     other; a minimum that most re-noised copies lose. Without noise: equal weights, no intervals.
-    `at`: budgets in FLOPs to answer for. ValueError on bad rows or arguments.
+    ValueError on bad rows or arguments.
     """
     if method not in ("parabola", "akima"):
         raise ValueError(f"method = {method!r}: choose 'parabola' or 'akima'")
@@ -119,7 +118,6 @@ def isoflop(
         find,
         iso.cells,
         noise,
-        at,
         width=FINE * max(len(x) for x in iso.log_n) + sum(len(x) for x in iso.log_n),
         floor=FLOOR * np.array(spacing),
         median=method == "akima",
@@ -145,14 +143,13 @@ class SurfaceBias:
     """What an approach gets wrong on a noise-free surface, at the (N, D) of a study.
 
     a: its exponent minus true_a, the exponent of the surface's own N* at the same budgets with the
-    same weights; factor: (C, N* of the approach / N* of the surface) of each curve with an optimum;
-    `approach` is the run on the surface, and its `reason` says why `a` is None.
+    same weights, None where it has none; factor: (C, N* of the approach / N* of the surface) of
+    each curve with an optimum.
     """
 
     a: float | None
     true_a: float | None
     factor: tuple[tuple[float, float], ...]
-    approach: Approach
 
 
 def surface_bias(
@@ -174,9 +171,9 @@ def surface_bias(
     truth = np.asarray(optimal(C), float) if len(C) else C
     factor = tuple((c.C, float(c.N / n)) for c, n in zip(used, truth, strict=True) if c.N)
     if run.a is None:
-        return SurfaceBias(None, None, factor, run)
+        return SurfaceBias(None, None, factor)
     true_a = float(power_law(C, truth, np.array([c.weight for c in used], float))[0])
-    return SurfaceBias(run.a - true_a, true_a, factor, run)
+    return SurfaceBias(run.a - true_a, true_a, factor)
 
 
 def _measured(rows: Rows) -> IsoCurves | None:

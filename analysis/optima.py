@@ -3,7 +3,7 @@
 Letters: N parameters, D training tokens, C training FLOPs, L loss in nats per token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,22 +60,11 @@ class PowerLaw:
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """N* and D* of the regression at compute C, with their re-noised intervals."""
-
-    C: float
-    N: float
-    D: float
-    N_interval: tuple[float, float] | None
-    D_interval: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
 class Approach:
     """What approach 1 or 2 makes of the rows: N* (`params`) and D* (`tokens`) as powers of C.
 
     kind: "measured" curves of equal compute, or "interpolated" between each size's horizons;
-    optimal: answers at the budgets asked for; reason: why there is no exponent.
+    reason: why there is no exponent.
     """
 
     method: str
@@ -84,7 +73,6 @@ class Approach:
     notes: tuple[str, ...]
     params: PowerLaw | None = None
     tokens: PowerLaw | None = None
-    optimal: tuple[Allocation, ...] = ()
     level: float | None = None
     reason: str | None = None
 
@@ -107,7 +95,6 @@ def regress(
     find: Find,
     cells: Cells,
     noise: Noise | None,
-    at: Sequence[float],
     width: int,
     floor: np.ndarray | None = None,
     median: bool = False,
@@ -119,9 +106,6 @@ def regress(
     N* is the median of the copies instead of that of the losses as they are. width: numbers that
     `find` holds per copy. As in Porian et al. (2024) lost copies take weight away.
     """
-    for c in at:
-        if not 0 < c < np.inf:
-            raise ValueError(f"budget = {c}: compute is a positive, finite number of FLOPs")
     C = np.array([c.C for c in draft.curves])
     best = find(cells.log_l[None])[:, 0]
     copies = np.full((3, 0, len(C)), np.nan)
@@ -147,22 +131,17 @@ def regress(
             f"{LEAST}: add sizes around the optimum, or compute budgets"
         )
         return replace(draft, reason=reason)
-    laws, drawn = [], []
+    laws = []
     enough = _distinct(copies[0][:, on]) >= LEAST
     for k in (0, 1):
         exponent, intercept = power_law(C[on], np.exp(best[k, on]), w)
-        slopes, starts = power_law(C[on], np.exp(copies[k][:, on]), w)
-        drawn.append((np.where(enough, slopes, np.nan), starts))
-        ends = noise.ends(drawn[k][0]) if noise else None
+        slopes, _ = power_law(C[on], np.exp(copies[k][:, on]), w)
+        ends = noise.ends(np.where(enough, slopes, np.nan)) if noise else None
         laws.append(PowerLaw(float(exponent), float(intercept), ends))
-    optimal = []
-    for c in at:
-        bands = [noise.ends(np.exp(i + e * np.log(c))) if noise else None for e, i in drawn]
-        optimal.append(Allocation(float(c), float(laws[0](c)), float(laws[1](c)), *bands))
     notes = draft.notes
     if noise and laws[0].interval is None:
         notes += ("no interval: most re-noised copies have too few optima for an exponent",)
-    return replace(draft, params=laws[0], tokens=laws[1], optimal=tuple(optimal), notes=notes)
+    return replace(draft, params=laws[0], tokens=laws[1], notes=notes)
 
 
 def power_law(

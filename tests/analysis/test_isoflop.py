@@ -240,8 +240,6 @@ def test_bad_input_is_named():
     rows = curves_of(*SKEW)
     with pytest.raises(ValueError, match="method = 'spline': choose 'parabola' or 'akima'"):
         isoflop(rows, "spline")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match=r"budget = -1\.0"):
-        isoflop(rows, "akima", at=[-1.0])
     with pytest.raises(ValueError, match=r"row 1: L = nan"):
         surface_bias(lambda r: isoflop(r, "akima"), rows, lambda N, D: N * np.nan, SKEW[1])
 
@@ -270,21 +268,12 @@ def test_intervals_of_a_cover_about_as_often_as_they_say(method):
     assert 0.66 <= np.mean(hits) <= 0.94
 
 
-def test_interval_and_answers_at_asked_budgets():
+def test_the_interval_holds_the_exponent_and_is_reproduced():
     rows = curves_of(*SKEW, sigma=0.001)
-    q = isoflop(rows, "parabola", Noise(0.001, resamples=300), at=[1e22, 1e24])
-    assert [o.C for o in q.optimal] == [1e22, 1e24]
+    q = isoflop(rows, "parabola", Noise(0.001, resamples=300))
     assert q.params is not None
     assert interval(q)[0] < q.params.exponent < interval(q)[1]
-    N = q.params(np.array([1e22, 1e24]))
-    assert [o.N for o in q.optimal] == pytest.approx(list(N))
-    widths = []
-    for o in q.optimal:
-        assert o.N_interval is not None
-        assert o.N_interval[0] < o.N < o.N_interval[1]
-        widths.append(np.log(o.N_interval[1] / o.N_interval[0]))
-    assert widths[0] < widths[1]
-    assert isoflop(rows, "parabola", Noise(0.001, resamples=300), at=[1e22, 1e24]) == q
+    assert isoflop(rows, "parabola", Noise(0.001, resamples=300)) == q
     assert json.dumps(asdict(q), allow_nan=False)
 
 
@@ -301,7 +290,6 @@ def test_bias_equals_what_the_approach_does_to_noise_free_losses(method):
     assert q.a is not None
     assert bias.true_a == pytest.approx(0.31 / 0.77, rel=1e-9)
     assert bias.a == pytest.approx(q.a - 0.31 / 0.77, abs=1e-12)
-    assert bias.approach == q
     for (C, factor), c in zip(bias.factor, q.used, strict=True):
         assert factor == pytest.approx((c.N or 0) / SKEW[1](C), rel=1e-12)
 
@@ -327,15 +315,13 @@ def test_bias_of_all_approaches_on_one_ladder():
         "approach-2-parabola": lambda r: isoflop(r, "parabola"),
         "approach-2-akima": lambda r: isoflop(r, "akima"),
     }
-    for name, run in runs.items():
+    for run in runs.values():
         bias = surface_bias(run, rows, *SKEW)
-        assert bias.approach.method == name
         assert bias.a is not None
         assert abs(bias.a) < 0.03
     line = ladder(SKEW[0], LADDER[0][:2], LADDER[1])
     bias = surface_bias(envelope, line, *SKEW)
     assert (bias.a, bias.true_a, bias.factor) == (None, None, ())
-    assert bias.approach.reason
 
 
 # Published studies.
