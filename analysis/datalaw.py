@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from analysis.form import outer_sums
 from analysis.gammalaw import ADDITIVE
-from analysis.law import Law, outer_sums
+from analysis.law import Law
 from analysis.reuse import REUSE_LIMITS, log_worth, loss_of_reuse, reuse_slopes
 
 NAMES = ("E", "A", "B", "alpha", "beta", "R_D", "R_N")

@@ -9,7 +9,6 @@ zero and the law stands alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,15 +71,6 @@ class Extended(Form):
     """
 
     base: Law
-    columns: int
-
-    @cached_property
-    def parameters(self) -> tuple[str, ...]:
-        return self.base.parameters + tuple(f"m{i}" for i in range(self.columns))
-
-    @cached_property
-    def logged(self) -> tuple[str, ...]:
-        return self.base.logged
 
     def forward(self, features: Any, phi: np.ndarray) -> tuple[np.ndarray, Any]:
         p = len(self.base.parameters)
@@ -113,10 +103,6 @@ class Extended(Form):
             np.concatenate([scale, w @ columns**2], axis=1),
             np.concatenate([size, w @ np.abs(columns)], axis=1),
         )
-
-    def recentre(self, phi: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        p = len(self.base.parameters)
-        return np.concatenate([self.base.recentre(phi[..., :p], centre), phi[..., p:]], axis=-1)
 
 
 def trunk_effects(

@@ -1,13 +1,11 @@
-"""What the solver needs of a model of the loss: log L over rows, its derivatives, coordinates.
+"""What the solver needs of a model of the loss: log L over rows, and its derivatives.
 
-The solver works on log L in coordinates phi: logarithms of the parameters in `logged`, the others
-(exponents) as they are, and every variable as its logarithm minus a centre. R problems (resamples,
-starts, profile points) on n rows are evaluated at once: phi has shape (R, p).
+R problems (resamples, starts, profile points) on n rows are evaluated at once: their coordinates
+phi have shape (R, p).
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,23 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Form(ABC):
-    """A parametric form of log L, which Newton's method can fit (`analysis.newton`).
-
-    parameters: names, in the order of every vector `theta`; logged: those whose logarithm the
-    solver works on.
-    """
-
-    @cached_property
-    @abstractmethod
-    def parameters(self) -> tuple[str, ...]: ...
-
-    @cached_property
-    @abstractmethod
-    def logged(self) -> tuple[str, ...]: ...
-
-    def index(self, parameter: str) -> int:
-        """Position of a parameter in `theta`."""
-        return self.parameters.index(parameter)
+    """A parametric form of log L, which Newton's method can fit (`analysis.newton`)."""
 
     @abstractmethod
     def forward(self, features: Any, phi: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -56,22 +38,7 @@ class Form(ABC):
         scales, sum w·J² and sum w·|J| (or bounds above them), each (R, p).
         """
 
-    @abstractmethod
-    def recentre(self, phi: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """Coordinates for variables divided by exp(centre), from those for raw variables."""
 
-    def log_coordinates(self, theta: np.ndarray) -> np.ndarray:
-        """phi for raw variables of the values `theta` (..., p)."""
-        phi = np.array(theta, float)
-        k = [self.index(name) for name in self.logged]
-        with np.errstate(divide="ignore"):
-            phi[..., k] = np.log(phi[..., k])
-        return phi
-
-    def values(self, phi: np.ndarray) -> np.ndarray:
-        """Inverse of `log_coordinates`."""
-        theta = np.array(phi, float)
-        k = [self.index(name) for name in self.logged]
-        with np.errstate(over="ignore", under="ignore"):  # coefficients of a runaway exponent
-            theta[..., k] = np.exp(theta[..., k])
-        return theta
+def outer_sums(V: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """sum over rows of weight·v v', (R, rows, p) and (R, rows) to (R, p, p)."""
+    return np.swapaxes(V * weight[..., None], 1, 2) @ V

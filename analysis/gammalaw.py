@@ -11,7 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from analysis.law import E_FLOOR, EXPONENT_LIMITS, Law, outer_sums
+from analysis.form import outer_sums
+from analysis.law import E_FLOOR, EXPONENT_LIMITS, Law
 from analysis.sumlaw import SumLaw, Term
 
 GAMMA_STARTS = (1.0, 0.5)

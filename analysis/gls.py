@@ -84,11 +84,6 @@ class GlsFit:
     def trunk_sd(self) -> float:
         return self.row_sd * self.rho2**0.5
 
-    @property
-    def df(self) -> int:
-        """Rows less free parameters."""
-        return len(self.residuals) - int(self.free.sum())
-
 
 def fit_gls(
     law: Law, X: Sequence[np.ndarray], L: np.ndarray, trunk: np.ndarray,

@@ -1,7 +1,8 @@
 """What every scaling law can do: loss, Jacobian, starting points, compute-optimal allocation.
 
 Letters: N parameters, D training tokens, C training FLOPs, U unique tokens, L loss in nats/token.
-The solver's coordinates phi are those of `analysis.form`.
+The solver works in coordinates phi: logarithms of the parameters in `logged`, the others
+(exponents) as they are, and every variable as its logarithm minus a centre.
 """
 
 from abc import abstractmethod
@@ -32,7 +33,8 @@ class Optimum:
 class Law(Form):
     """A parametric form of the loss of N and D; a subclass gives what is abstract.
 
-    variables: what the loss depends on, in the order of its arguments.
+    parameters: names, in the order of every vector `theta`; variables: what the loss depends on,
+    in the order of its arguments; logged: parameters whose logarithm the solver works on.
     """
 
     name: str
@@ -40,8 +42,20 @@ class Law(Form):
     source: str
 
     @cached_property
+    @abstractmethod
+    def parameters(self) -> tuple[str, ...]: ...
+
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         return ("N", "D")
+
+    @cached_property
+    @abstractmethod
+    def logged(self) -> tuple[str, ...]: ...
+
+    def index(self, parameter: str) -> int:
+        """Position of a parameter in `theta`."""
+        return self.parameters.index(parameter)
 
     @cached_property
     @abstractmethod
@@ -72,6 +86,26 @@ class Law(Form):
     @abstractmethod
     def prepare(self, x: np.ndarray) -> Any:
         """Constants of the data, from centred log variables x (rows, variables)."""
+
+    @abstractmethod
+    def recentre(self, phi: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Coordinates for variables divided by exp(centre), from those for raw variables."""
+
+    def log_coordinates(self, theta: np.ndarray) -> np.ndarray:
+        """phi for raw variables of the values `theta` (..., p)."""
+        phi = np.array(theta, float)
+        k = [self.index(name) for name in self.logged]
+        with np.errstate(divide="ignore"):
+            phi[..., k] = np.log(phi[..., k])
+        return phi
+
+    def values(self, phi: np.ndarray) -> np.ndarray:
+        """Inverse of `log_coordinates`."""
+        theta = np.array(phi, float)
+        k = [self.index(name) for name in self.logged]
+        with np.errstate(over="ignore", under="ignore"):  # coefficients of a runaway exponent
+            theta[..., k] = np.exp(theta[..., k])
+        return theta
 
     @abstractmethod
     def limits(self, z: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,11 +204,6 @@ class Law(Form):
                     + ("; for a law without E use --law two-term" if name == "E" else "")
                 )
         return {k: float(np.log(v)) if k in self.logged else float(v) for k, v in fixed.items()}
-
-
-def outer_sums(V: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """sum over rows of weight·v v', (R, rows, p) and (R, rows) to (R, p, p)."""
-    return np.swapaxes(V * weight[..., None], 1, 2) @ V
 
 
 def _root(function, low: np.ndarray, high: np.ndarray) -> np.ndarray:

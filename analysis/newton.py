@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from analysis.form import Form
+from analysis.law import Law
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Problem(Generic[F]):
         """Which parameters are neither fixed nor at a limit."""
         return self.free & (phi > self.low + 1e-9) & (phi < self.high - 1e-9)
 
-    def values(self, phi: np.ndarray) -> np.ndarray:
+    def values(self: "Problem[Law]", phi: np.ndarray) -> np.ndarray:
         return self.law.values(self.law.recentre(phi, -self.centre))
 
-    def coordinates(self, theta: np.ndarray) -> np.ndarray:
+    def coordinates(self: "Problem[Law]", theta: np.ndarray) -> np.ndarray:
         return self.law.recentre(self.law.log_coordinates(theta), self.centre)
 
 

@@ -124,7 +124,7 @@ def prepare(
     ridge = np.append(ridge, np.full(Z.shape[1], 1 / max(rho2, 1e-12)))
     zero = np.zeros(len(ridge))
     problem = Problem(
-        Extended(GAMMA, len(ridge)),
+        Extended(GAMMA),
         (law.features, columns), law.z, np.append(law.low, zero - np.inf),
         np.append(law.high, zero + np.inf), law.centre,
         Penalty(np.diag(np.append(np.zeros(P), ridge)), np.zeros(P + len(ridge))),
