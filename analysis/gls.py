@@ -159,7 +159,7 @@ def descend(
     """Levenberg-Marquardt on many problems at once, inside the limits.
 
     constraint(index, phi) gives one extra residual and its gradient for every problem. Returns phi,
-    the generalised residual sum of squares without constraint and penalty, and the last decrement.
+    the generalised residual sum of squares without the constraint, and the last decrement.
     Each problem stops when one more step would lower its sum by less than `tolerance` of it, with
     the damping small: a stop by gain alone ends stiff constrained problems too early.
     """
@@ -176,10 +176,6 @@ def descend(
         M = np.swapaxes(columns, 1, 2) @ columns - np.swapaxes(S * k[:, None], 1, 2) @ S
         H, g, plain = M[:, :-1, :-1], M[:, :-1, -1], M[:, -1, -1]
         total = plain
-        if problem.penalty is not None:
-            pull = (at - problem.penalty.centre) @ problem.penalty.precision
-            H, g = H + problem.penalty.precision, g + pull
-            total = total + np.einsum("rp,rp->r", at - problem.penalty.centre, pull)
         if constraint is not None:
             extra, gradient = constraint(index, at)
             H = H + gradient[:, :, None] * gradient[:, None, :]
