@@ -71,7 +71,8 @@ def analyse(
         X = train.variables(x.variables)
         fits[x.name] = fit_law(x, X, train.L, fixed=held[x.name])
         trunks[x.name] = fit_gls(x, X, train.L, train.trunk, fits[x.name].rivals, held[x.name])
-    by = estimator or default_estimator(train)
+    several = len(np.unique(train.trunk)) < len(train)
+    by = estimator or ("gls-reml" if several else "huber")
     theta = {n: (fits if by == "huber" else trunks)[n].theta for n in fits}
     outside = compare.holdout(
         {x.name: x.loss(theta[x.name], *test.variables(x.variables)) for x in laws}, train, test
@@ -180,8 +181,7 @@ def _law_result(
     beside = {m: parameter_intervals(estimate, flops, level, m) for m in sorted(others)}
     targets = parameter_targets(law)
     df = dict(zip((t.name for t in targets), estimate.df(targets, flops), strict=True))
-    free = len(law.parameters) - len(estimate.fixed)
-    test = lack_of_fit(estimate.residuals, free, train, noise)
+    test = lack_of_fit(estimate.residuals, fit.n_free, train, noise)
     error = held.error(law.name) if held else None
     baseline = min(held.baselines.values()) if held else None
     apart = disagreement(fit, estimate)
@@ -224,8 +224,3 @@ def _prediction_intervals(
     points = zip(*test.variables(result.law.variables), strict=True)
     targets = [Target("L", "loss", tuple(map(float, at))) for at in points]
     return tuple(result.estimate.intervals(targets, flops, level)) if targets else ()
-
-
-def default_estimator(rows: Rows) -> str:
-    """`gls-reml` where trunks have several rows, `huber` where every row is a run of its own."""
-    return "gls-reml" if len(np.unique(rows.trunk)) < len(rows) else "huber"

@@ -175,7 +175,7 @@ def _onsets(found: Sequence[Onset]) -> Panel:
                 axes.plot(onset.N, known or end, "_" if known else arrow, color=faint, ms=6)
         draw.log_axes(axes, "parameters N", "", log_loss=False)
         axes.set_ylim(low / 1.05, high * 1.05)
-        draw.count_axis(axes)
+        draw.log_scale(axes, "y", draw.AMOUNT)
         for side in (axes.xaxis, axes.yaxis):
             side.set_minor_locator(NullLocator())
         axes.xaxis.label.set_fontsize(8)

@@ -231,18 +231,13 @@ def _relation(metric: str, model: pd.DataFrame) -> Relation:
     value = float(row["value"])
     return Relation(
         name=RELATIONS.get(metric, short),
-        head=head_name(head),
+        head=f"{int(head['layer'])}.{int(head['head'])}",  # from 0, as the literature has it
         share=value,
         interval=Interval(_known(row["low"]), _known(row["high"])),
         baseline=_known(row["baseline"]),
         untrained=value - float(over["untrained"][0]["value"]) if over["untrained"] else None,
         emerges=None if None in lows else all(low > 0 for low in lows if low is not None),
     )
-
-
-def head_name(row: dict) -> str:
-    """Layer and head as the literature writes them, from 0: `1.3`."""
-    return f"{int(row['layer'])}.{int(row['head'])}"
 
 
 def _known(value: float) -> float | None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from analysis.compare import BASELINES, best_predictor
 from analysis.identify import COLLINEAR
-from analysis.interval import Interval
 from analysis.result import Allocation, Analysis, LawResult
 from analysis.uncertainty import FIXED, WIDE_A
 from analysis.words import (
@@ -71,13 +70,14 @@ def open_ends(result: LawResult) -> dict[str, list[str]]:
 def headline(analysis: Analysis) -> list[str]:
     """What to know first; before all else, that the seed noise rejects the law where it does."""
     result = analysis.chosen
-    test = result.lack_of_fit
-    first = []
+    test, first, verdict = result.lack_of_fit, [], ""
+    if test:
+        F = f"F({test.df[0]}, {test.df[1]}) = {test.F:.3g}"
+        verdict = f"lack of fit {F}, {probability(test.p)}."
     if test and test.rejected:
         first.append(
             f"The {result.name} law is rejected at this noise: its residuals (RMS "
-            f"{percent(test.rms)}) exceed the seed noise ({percent(test.sigma)}); lack of fit "
-            f"F({test.df[0]}, {test.df[1]}) = {test.F:.3g}, {probability(test.p)}. "
+            f"{percent(test.rms)}) exceed the seed noise ({percent(test.sigma)}); {verdict} "
             f"Read it as an approximation good to about {percent(test.rms)}."
         )
     structural = dict.fromkeys(result.design.problems.values())
@@ -93,8 +93,7 @@ def headline(analysis: Analysis) -> list[str]:
     elif test and not test.rejected:
         first.append(
             f"The {result.name} law fits these runs within their seed noise: residual RMS "
-            f"{percent(test.rms)}, seed noise {percent(test.sigma)}; lack of fit "
-            f"F({test.df[0]}, {test.df[1]}) = {test.F:.3g}, {probability(test.p)}."
+            f"{percent(test.rms)}, seed noise {percent(test.sigma)}; {verdict}"
         )
     elif not test:
         first.append(
@@ -111,7 +110,8 @@ def allocation_sentence(analysis: Analysis) -> str:
     """How the compute-optimal size grows, with its interval, or why that cannot be said."""
     result, interval = analysis.chosen, analysis.chosen.intervals["a"]
     if not interval.closed:
-        return f"The allocation exponent a: {why_not(result, 'a') or half_open(interval)}."
+        why = why_not(result, "a") or f"{span(interval)} ({interval.note})"
+        return f"The allocation exponent a: {why}."
     if interval.width > WIDE_A:
         return (
             f"The allocation exponent a is not identified by this design: its "
@@ -122,10 +122,6 @@ def allocation_sentence(analysis: Analysis) -> str:
         f"The compute-optimal size grows about as C^{number(result.a)} "
         f"({level(analysis)} interval {span(interval)})."
     )
-
-
-def half_open(interval: Interval) -> str:
-    return f"{span(interval)} ({interval.note})"
 
 
 def holdout_sentence(analysis: Analysis) -> str | None:

@@ -4,7 +4,7 @@ One colour per size, horizon or budget (dark = small, light = large, readable wi
 vision); methods and forms have a colour and a marker of their own; held-out rows are orange.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -23,6 +23,8 @@ BAND = "#7a7a7a"
 REFUSED = "#a3a9b1"
 MAX_LEGEND = 8
 AMOUNT = FuncFormatter(lambda v, _: amount(v))
+FLOPS = FuncFormatter(lambda v, _: compute(v).replace(".0e", "e"))  # 1e12, 2e12, 5e12
+PERCENT = FuncFormatter(lambda v, _: f"{v:g} %")
 
 
 def canvas(width: float = 7.2, height: float = 4.4) -> Figure:
@@ -116,15 +118,21 @@ def diamonds(axes: Axes, x: np.ndarray, y: np.ndarray, size: float = 5) -> None:
 
 def log_axes(axes: Axes, x: str, y: str, log_loss: bool = True) -> None:
     """Logarithmic x in counts (1M, 2M, 5M), and where asked a logarithmic loss with round ticks."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=_subs(*axes.get_xlim())))
-    axes.xaxis.set_major_formatter(AMOUNT)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_scale(axes, "x", AMOUNT)
     if log_loss:
         loss_axis(axes)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     frame(axes)
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"], show: FuncFormatter) -> None:
+    """A logarithmic x or y with round labels."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=_subs(*axis.get_view_interval())))
+    axis.set_major_formatter(show)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _subs(low: float, high: float) -> tuple[float, ...]:
@@ -147,31 +155,6 @@ def loss_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_ylim(low, high)
-
-
-def count_axis(axes: Axes) -> None:
-    """A logarithmic y in counts."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=_subs(*axes.get_ylim())))
-    axes.yaxis.set_major_formatter(AMOUNT)
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def compute_axis(axes: Axes) -> None:
-    """A logarithmic x in FLOPs: 1e12, 2e12, 5e12."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=_subs(*axes.get_xlim())))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: compute(v).replace(".0e", "e")))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("compute C (FLOPs)")
-
-
-def percent_axis(axes: Axes) -> None:
-    """A logarithmic y in per cent."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=_subs(*axes.get_ylim())))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def frame(axes: Axes) -> None:

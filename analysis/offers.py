@@ -100,7 +100,9 @@ def _horizons(study: Study) -> Callable[[float, float], tuple[float, ...]]:
         settings = (study.config or {}).get("config", study.config or {})
         allowed = (settings.get("data") or {}).get("max_epochs", 1.0)
         high = float(np.nanmax(rows.D / epochs, initial=0.0)) * allowed or np.inf
-    wished = _around(rows) if _blind(rows) else _on_axis(rows)
+    # Where D follows from N the two cannot be told apart.
+    blind = {"alpha", "beta"} <= diagnose(rows, GAMMA, {}).problems.keys()
+    wished = _around(rows) if blind else _on_axis(rows)
 
     def tokens(n: float, per_token: float) -> tuple[float, ...]:
         D = wished(n, per_token)
@@ -110,11 +112,6 @@ def _horizons(study: Study) -> Callable[[float, float], tuple[float, ...]]:
         return tuple(np.unique(D).tolist())
 
     return tokens
-
-
-def _blind(rows: Rows) -> bool:
-    """Whether D follows from N, so that the two cannot be told apart."""
-    return bool({"alpha", "beta"} <= diagnose(rows, GAMMA, {}).problems.keys())
 
 
 def _around(rows: Rows) -> Callable[[float, float], np.ndarray]:

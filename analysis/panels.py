@@ -49,7 +49,7 @@ def plane(axes: Axes, analysis: Analysis) -> None:
     axes.set_xlim(N[0], N[-1])
     axes.set_ylim(D[0], D[-1])
     draw.log_axes(axes, "parameters N", "training tokens D", log_loss=False)
-    draw.count_axis(axes)
+    draw.log_scale(axes, "y", draw.AMOUNT)
     labels: list[Text] = []
     if draw.known(analysis):
         grid_n, grid_d = (m.ravel() for m in np.meshgrid(N, D))
@@ -175,8 +175,9 @@ def growth(axes: Axes, analysis: Analysis) -> None:
             )
         if found.params:
             axes.plot(C, found.params(C), color=colour, lw=1.1, ls="--")
-    draw.compute_axis(axes)
-    draw.count_axis(axes)
+    draw.log_scale(axes, "x", draw.FLOPS)
+    draw.log_scale(axes, "y", draw.AMOUNT)
+    axes.set_xlabel("compute C (FLOPs)")
     axes.set_ylabel("compute-optimal size N*")
     axes.set_title("the optimum by all approaches", loc="left", fontsize=9)
     draw.frame(axes)

@@ -139,7 +139,7 @@ def rolling(analysis: Analysis) -> Figure | None:
             k, error, color=colour, marker=marker, ms=5.5, mfc=colour if own else "white", mew=1.3,
             lw=2.2 if own else 1.1, label=name, zorder=4 if own else 3,
         )  # fmt: skip
-    draw.percent_axis(axes)
+    draw.log_scale(axes, "y", draw.PERCENT)
     axes.set_xscale("log")
     axes.set_xlim(k.min() / 1.25, k.max() * 1.25)
     axes.xaxis.set_minor_locator(NullLocator())
