@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.certificate import limits_reached
 from analysis.newton import Problem, newton, objective, scaled_gradient
-from analysis.solve import Fit, limits_reached, problem_of
+from analysis.solve import Fit, problem_of
 
 PIECE = 60_000  # rows times problems that stay in the processor's cache
 

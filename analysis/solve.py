@@ -11,43 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import least_squares
 
+from analysis.certificate import CONVERGED, SINGULAR, Certificate, certify, limit_texts, status
 from analysis.law import Law
-from analysis.newton import (
-    Penalty,
-    Problem,
-    derivatives,
-    evaluate,
-    finish,
-    held_back,
-    newton,
-    objective,
-    scaled_gradient,
-)
+from analysis.newton import Penalty, Problem, evaluate, finish, newton, objective, scaled_gradient
 
 DELTA = 1e-3
-SINGULAR = 1e12  # Hessian condition above which some combination of parameters is free
-CONVERGED = 1e-8  # scaled gradient below which an optimum counts as certified
 MOST_ROWS = 2000  # that the global start looks at
 FAR, FAR_STALLED = 10.0, 2.0  # times the best objective: beyond, optima and stalled starts are out
-DEAD_SHARE = 1e-4  # a term below this share of the loss in every row says nothing
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Evidence that the point is the minimum; every entry is recomputed at the reported point.
-
-    gradient: max over free parameters of |sum w·psi·J| / (delta·sum w·sum_k p_k|t_k|), in [0, 1];
-    decrement: predicted decrease of the objective by one more Newton step, relative to it;
-    optima: distinct local optima that the starts ended in; agree: starts that ended in the best;
-    condition: of the Jacobi-scaled Hessian over the free parameters.
-    """
-
-    gradient: float
-    decrement: float
-    optima: int
-    agree: int
-    starts: int
-    condition: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +88,13 @@ def fit_law(
     far = np.where(stalled, FAR_STALLED, FAR) * F[0] + 1e-12
     optima = _distinct(problem, phi[far >= F])
     best = finish(problem, w, best, delta)
-    return _assemble(problem, w, best, F, members, optima, fixed, delta)
+    point = evaluate(problem, w[None], best[None], delta)
+    certificate = certify(problem, w, point, F, members, len(optima), delta)
+    at_limit = limit_texts(problem, best)
+    return Fit(
+        problem.law, problem.values(best), fixed, delta, float(F[0]), point.r[0], certificate,
+        at_limit, status(certificate, at_limit), np.stack(optima),
+    )  # fmt: skip
 
 
 def _basins(
@@ -214,89 +190,3 @@ def _distinct(problem: Problem, phi: np.ndarray) -> list[np.ndarray]:
             found.append(point)
             predicted.append(r)
     return found
-
-
-def limits_reached(problem: Problem, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which free parameters stand at their low and high limits; a dead term counts as low."""
-    law = problem.law
-    coefficient = np.isin(law.parameters, law.coefficients)
-    # A log coefficient within a factor exp(0.5) of its limit is at it.
-    width = np.where(coefficient, 0.5, 1e-6)
-    low = problem.free & (phi <= problem.low + width)
-    high = problem.free & (phi >= problem.high - width)
-    # A term's share of the loss is the derivative of log L by its log coefficient.
-    for i in range(0, len(phi), 250):
-        share = np.abs(law.linearised(problem.features, phi[i : i + 250])[1]).max(1)
-        low[i : i + 250] |= problem.free & coefficient & (share < DEAD_SHARE)
-    return low, high
-
-
-def _assemble(
-    problem: Problem, w: np.ndarray, phi: np.ndarray, F: np.ndarray, members: np.ndarray,
-    optima: list[np.ndarray], fixed: Mapping[str, float], delta: float,
-) -> Fit:  # fmt: skip
-    law = problem.law
-    point = evaluate(problem, w[None], phi[None], delta)
-    g, H, _, size = derivatives(problem, w[None], point, delta)
-    free = ~held_back(problem, phi[None], g)[0]
-    gradient = float((np.abs(g[0]) / size[0])[free].max()) if free.any() else 0.0
-    decrement, condition = 0.0, 1.0
-    minimum = float(np.min(F))
-    if free.any():
-        H0, g0 = H[0][np.ix_(free, free)], g[0][free]
-        d = np.sqrt(np.maximum(np.abs(np.diag(H0)), 1e-300))
-        values = np.linalg.eigvalsh(H0 / np.outer(d, d))
-        condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
-        step = np.linalg.lstsq(H0, g0, rcond=None)[0]
-        floor = len(w) * delta**2 * 1e-12  # an exact law has objective zero
-        decrement = float(abs(0.5 * g0 @ step) / max(minimum, floor))
-    same = minimum * (1 + 1e-6) + len(w) * delta**2 * 1e-12
-    agree, starts = int(members[same >= F].sum()), int(members.sum())
-    certificate = Certificate(gradient, decrement, len(optima), agree, starts, condition)
-    at_limit = _limit_texts(problem, phi)
-    rivals = np.stack(optima)
-    status = _status(certificate, at_limit)
-    return Fit(
-        law, problem.values(phi), fixed, delta, minimum, point.r[0], certificate, at_limit, status,
-        rivals,
-    )  # fmt: skip
-
-
-def _limit_texts(problem: Problem, phi: np.ndarray) -> dict[str, str]:
-    low, high = (v[0] for v in limits_reached(problem, phi[None]))
-    texts = {}
-    for i, name in enumerate(problem.law.parameters):
-        coefficient = name in problem.law.coefficients
-        if coefficient and low[i]:
-            texts[name] = "E vanishes" if name == "E" else f"the {name} term is dead"
-        elif low[i] or high[i]:
-            limit = float((problem.low if low[i] else problem.high)[i])
-            if name in problem.law.logged:
-                limit = float(np.exp(limit))
-            shown = name in (*problem.law.logged, *problem.law.exponents) and not coefficient
-            side = "lower" if low[i] else "upper"
-            texts[name] = f"{name} is at its {side} limit" + (f" {limit:.3g}" if shown else "")
-    return texts
-
-
-def _status(certificate: Certificate, at_limit: Mapping[str, str]) -> str:
-    if certificate.condition > SINGULAR:
-        text = "Flat optimum: the Hessian is singular, other parameter values fit as well."
-    elif certificate.gradient >= CONVERGED:
-        text = (
-            f"Not converged: scaled gradient {certificate.gradient:.1e} is above {CONVERGED:.0e}."
-        )
-    else:
-        text = (
-            f"Certified optimum: {certificate.agree} of {certificate.starts} starts end in it"
-            + (
-                f", {certificate.optima - 1} worse optima exist."
-                if certificate.optima > 2
-                else ", one worse optimum exists."
-                if certificate.optima == 2
-                else ", none found another."
-            )
-        )
-    if at_limit:
-        text += f" At a limit: {'; '.join(at_limit.values())}."
-    return text

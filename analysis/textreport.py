@@ -2,6 +2,7 @@
 
 import textwrap
 
+from analysis.certificate import SINGULAR
 from analysis.compare import BASELINES
 from analysis.describe import (
     APPROACHES,
@@ -14,7 +15,6 @@ from analysis.describe import (
 )
 from analysis.load import reason_counts
 from analysis.result import Analysis, Default, LawResult
-from analysis.solve import SINGULAR
 from analysis.trust import APART
 from analysis.words import GREEK, NBSP, compute, counted, number, percent, span
 

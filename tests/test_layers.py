@@ -25,7 +25,8 @@ ORDER = {
     ),
     "analysis": (
         "read rows columns units checks load conventions public flops form law cells sumlaw "
-        "gammalaw reuse datalaw shiftedpower farseer laws newton solve refit gls targets profile "
+        "gammalaw reuse datalaw shiftedpower farseer laws newton certificate solve refit gls "
+        "targets profile "
         "interval repetition identify bootstrap noise uncertainty compare curves optima "
         "envelope isoflop sensitivity discrepancy surface population result trust allocate "
         "forecast analyse words describe textreport fitsjson fit drawing panels plots rowtables "
