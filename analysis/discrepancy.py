@@ -90,16 +90,9 @@ class Extended(Form):
         J = self.base.jacobian(features[0], state)
         cross = np.swapaxes(J * inner[..., None], 1, 2) @ columns
         block = np.swapaxes(columns * inner[..., None], 1, 2) @ columns
-        H = np.concatenate(
-            [
-                np.concatenate([H, cross], axis=2),
-                np.concatenate([np.swapaxes(cross, 1, 2), block], axis=2),
-            ],
-            axis=1,
-        )
         return (
             np.concatenate([g, psi @ columns], axis=1),
-            H,
+            np.block([[H, cross], [np.swapaxes(cross, 1, 2), block]]),
             np.concatenate([scale, w @ columns**2], axis=1),
             np.concatenate([size, w @ np.abs(columns)], axis=1),
         )

@@ -1,6 +1,6 @@
 """What the design of a study varies, and which parameters it therefore cannot identify."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from analysis.law import Law
 from analysis.rows import Rows
 
+COMMON = ("E", "gamma", "P", "a")  # what neither sizes nor horizons alone can tell
 COLLINEAR = 0.1  # sd of log D at given log N below which the two cannot be told apart
 
 
@@ -44,6 +45,11 @@ def diagnose(rows: Rows, law: Law, fixed: Mapping[str, float]) -> Design:
     spread = float(np.std(y - slope * (x - x.mean())))
     problems: dict[str, str] = {}
     everything = (*law.parameters, "a")
+
+    def blame(names: Sequence[str], why: str) -> None:
+        for name in names:
+            problems.setdefault(name, f"not identified by this design: {why}")
+
     if sizes > 1 and horizons > 1 and spread < COLLINEAR:
         constant = ratio.max() / ratio.min() < 1.25
         how = (
@@ -51,45 +57,39 @@ def diagnose(rows: Rows, law: Law, fixed: Mapping[str, float]) -> Design:
             if constant
             else f"D is proportional to N^{slope:.2g} in every run"
         )
-        text = (
-            f"not identified by this design: {how}, so the N term and the D term cannot be told "
-            "apart; train each size at 4 or more horizons, D/N spread over a factor of 8 or more"
+        blame(
+            everything,
+            f"{how}, so the N term and the D term cannot be told apart; train each size at 4 or "
+            "more horizons, D/N spread over a factor of 8 or more",
         )
-        problems |= dict.fromkeys(everything, text)
     if sizes < 3:
-        text = (
-            f"not identified by this design: {sizes} {'size' if sizes == 1 else 'sizes'}, and "
-            "any exponent fits fewer than 3; add sizes (5 or more over a decade of N)"
+        blame(
+            ("A", "alpha", *COMMON),
+            f"{sizes} {'size' if sizes == 1 else 'sizes'}, and any exponent fits fewer than 3; "
+            "add sizes (5 or more over a decade of N)",
         )
-        for name in ("A", "alpha", "E", "gamma", "P", "a"):
-            problems.setdefault(name, text)
     if horizons < 3:
-        text = (
-            f"not identified by this design: {horizons} "
-            f"{'horizon' if horizons == 1 else 'horizons'}, and any exponent fits fewer than 3; "
-            "add horizons (branches of the same trunks)"
+        blame(
+            ("B", "beta", *COMMON),
+            f"{horizons} {'horizon' if horizons == 1 else 'horizons'}, and any exponent fits "
+            "fewer than 3; add horizons (branches of the same trunks)",
         )
-        for name in ("B", "beta", "E", "gamma", "P", "a"):
-            problems.setdefault(name, text)
     size_parameters = len({"E", "A", "alpha"} & set(law.parameters) - set(fixed))
     if trunks <= size_parameters and sizes >= 3:
-        text = (
-            f"not identified by this design: {trunks} trunks, {size_parameters} size parameters, "
-            "no repeats; add one size or 2 seeds"
+        blame(
+            ("A", "alpha", *COMMON),
+            f"{trunks} trunks, {size_parameters} size parameters, no repeats; add one size or 2 "
+            "seeds",
         )
-        for name in ("A", "alpha", "E", "gamma", "P", "a"):
-            problems.setdefault(name, text)
     if not law.scale_free:
         problems["a"] = (
             f"not one number for the law {law.name}: its N* is no power of C; see the allocation"
         )
     if rows.U is None or bool((rows.D <= rows.U * (1 + 1e-9)).all()):
-        for name in ("R_D", "R_N"):
-            problems.setdefault(
-                name,
-                "not identified by this design: no run repeats its data; add runs with D above "
-                "the unique tokens U",
-            )
+        blame(
+            ("R_D", "R_N"),
+            "no run repeats its data; add runs with D above the unique tokens U",
+        )
     problems = {k: v for k, v in problems.items() if k in everything and k not in fixed}
     return Design(
         sizes=sizes,

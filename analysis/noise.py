@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from analysis.rows import Rows
@@ -47,21 +48,17 @@ def seed_noise(rows: Rows) -> SeedNoise:
 
     N must be equal, not close: a scatter of nearly equal sizes holds no repeats.
     """
-    size = np.unique(rows.N, return_inverse=True)[1]
-    cell = np.unique(np.stack([size, rows.horizon]), axis=1, return_inverse=True)[1].ravel()
-    trunk = np.unique(rows.trunk, return_inverse=True)[1]
-    in_cell = np.unique(np.stack([cell, trunk]), axis=1)[0]
-    repeated = np.bincount(in_cell)[cell] > 1  # rows of a cell that several trunks share
-    count = np.bincount(cell[repeated], minlength=int(cell.max()) + 1)
-    z = np.log(rows.L)
-    mean = np.bincount(cell[repeated], z[repeated], len(count)) / np.maximum(count, 1)
-    ss = float(((z - mean[cell])[repeated] ** 2).sum())
-    df_rows = int(np.maximum(count - 1, 0).sum())
-    most = int(np.bincount(in_cell).max())
-    of_size = np.unique(np.stack([size[repeated], trunk[repeated]]), axis=1)[0]
-    df_trunks = int(np.maximum(np.bincount(of_size) - 1, 0).sum()) if len(of_size) else 0
+    table = pd.DataFrame(
+        {"N": rows.N, "horizon": rows.horizon, "trunk": rows.trunk, "z": np.log(rows.L)}
+    )
+    seeds = table.groupby(["N", "horizon"])["trunk"].transform("nunique")
+    repeated = table[seeds > 1]
+    cells = repeated.groupby(["N", "horizon"])["z"]
+    df_rows = len(repeated) - cells.ngroups
+    df_trunks = int((repeated.groupby("N")["trunk"].nunique() - 1).sum())
+    ss = float(((repeated["z"] - cells.transform("mean")) ** 2).sum())
     sigma = float(np.sqrt(ss / df_rows)) if df_rows else float("nan")
-    return SeedNoise(sigma, df_rows, df_trunks, most)
+    return SeedNoise(sigma, df_rows, df_trunks, int(seeds.max()))
 
 
 def lack_of_fit(residuals: np.ndarray, free: int, rows: Rows, noise: SeedNoise) -> LackOfFit | None:
@@ -70,14 +67,11 @@ def lack_of_fit(residuals: np.ndarray, free: int, rows: Rows, noise: SeedNoise) 
     F = (sum n·(mean residual of a cell)² / (cells - free parameters)) / sigma². The noise has
     df_trunks, not df_rows. None without repeats or without cells to spare.
     """
-    cells = np.unique(np.stack([rows.size, rows.horizon], 1), axis=0, return_inverse=True)[1]
-    cells = cells.ravel()
-    count = np.bincount(cells)
-    df = len(count) - free
+    cells = pd.Series(residuals).groupby([rows.size, rows.horizon])
+    df = cells.ngroups - free
     if not noise.df_trunks or df < 1 or not noise.sigma > 0:
         return None
-    mean = np.bincount(cells, residuals) / count
-    F = float((count * mean**2).sum() / df / noise.sigma**2)
+    F = float((cells.size() * cells.mean() ** 2).sum() / df / noise.sigma**2)
     p = float(stats.f.sf(F, df, noise.df_trunks))
     rms = float(np.sqrt(np.mean(residuals**2)))
     return LackOfFit(F, (df, noise.df_trunks), p, rms, noise.sigma)

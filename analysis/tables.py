@@ -23,7 +23,12 @@ def cards(analysis: Analysis) -> list[tuple[str, str, str]]:
     unidentified = why_not(result, "a") is not None or a.width > WIDE_A
     noise = f"seed noise {percent(analysis.noise.sigma)}"
     held = f", {len(study.test)} held out" if len(study.test) else ""
-    found = [
+    outside = analysis.holdout
+    error = ("–", "no held-out runs")
+    if outside:
+        best = min(outside.baselines.values())
+        error = (percent(result.holdout_error), f"best baseline {percent(best)}")
+    return [
         ("trust", result.trust, result.trust_reasons[0]),
         (
             "allocation exponent a",
@@ -36,18 +41,13 @@ def cards(analysis: Analysis) -> list[tuple[str, str, str]]:
             percent(result.estimate.rms),
             noise if analysis.noise.df_rows else "seed noise unknown: no repeats",
         ),
-        ("hold-out error", "–", "no held-out runs"),
+        ("hold-out error", *error),
         (
             "runs fitted",
             str(len(study.train)),
             f"{design.trunks} trunks, {design.sizes} sizes, {design.horizons} horizons{held}",
         ),
     ]
-    outside = analysis.holdout
-    if outside:
-        remark = f"best baseline {percent(min(outside.baselines.values()))}"
-        found[4] = ("hold-out error", percent(result.holdout_error), remark)
-    return found
 
 
 def _far_card(analysis: Analysis) -> tuple[str, str, str]:

@@ -38,10 +38,6 @@ def test_columns_with_gaps_are_not_offered(tmp_path):
     assert conventions(study) == (
         ("n_total", "flops_exact"), ("n_non_embedding", "flops_exact"), ("n_non_embedding", "6ND"),
     )  # fmt: skip
-    with pytest.raises(
-        ValueError, match="no convention n_matmul with flops_6n; it has n_total with"
-    ):
-        with_convention(study, "n_matmul", "flops_6n")
 
 
 def test_a_mapped_sweep_keeps_its_own_pair(tmp_path):
