@@ -8,8 +8,9 @@ from analysis.curves import Noise
 from analysis.envelope import envelope
 from analysis.flops import FlopsPerToken
 from analysis.interval import Interval
-from analysis.isoflop import curve_scatter, isoflop, isoflop_curves, surface_bias
+from analysis.isoflop import curve_scatter, isoflop, isoflop_curves
 from analysis.noise import SeedNoise
+from analysis.optima import surface_bias
 from analysis.result import Allocation, Beside, LawResult
 from analysis.rows import Rows
 from analysis.targets import Target

@@ -7,6 +7,7 @@ import numpy as np
 from analysis.compare import BASELINES, best_predictor
 from analysis.identify import COLLINEAR
 from analysis.result import Allocation, Analysis, LawResult
+from analysis.sensitivity import Refit
 from analysis.uncertainty import FIXED, WIDE_A
 from analysis.words import (
     GREEK,
@@ -217,6 +218,14 @@ def next_steps(analysis: Analysis) -> list[str]:
                 f"({span(far.L_interval)} from noise alone)."
             )
     return steps
+
+
+def refit_name(refit: Refit) -> str:
+    """What was changed, in words: `without N = 64k`."""
+    if refit.kind in ("N", "D", "C"):
+        show = compute if refit.kind == "C" else amount
+        return f"without {refit.kind} = {show(float(refit.what))}"
+    return refit.what
 
 
 def allocation_cells(row: Allocation) -> tuple[str, str, str, str]:

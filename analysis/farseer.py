@@ -175,13 +175,10 @@ class FarseerLaw(Law):
 
     def fixed_limits(self, fixed: Mapping[str, float]) -> dict[str, float]:
         for name, value in fixed.items():
-            if name not in NAMES:
-                raise ValueError(
-                    f"law {self.name} has no parameter {name!r}; it has {', '.join(NAMES)}"
-                )
-            rule, kind = "", NAMES.index(name) % 3
+            k = self.index(name)
+            rule, kind = "", k % 3
             if kind == 0:
-                others = NAMES[NAMES.index(name) + 1 :][:2]
+                others = NAMES[k + 1 : k + 3]
                 rule = f"what an amplitude means depends on its power; fix {' or '.join(others)}"
             elif kind == 1 and not 0 < abs(value) <= POWER:
                 rule = f"a power of this law is between -{POWER:g} and {POWER:g}, and not zero"

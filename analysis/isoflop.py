@@ -1,18 +1,18 @@
 """Approach 2 (Hoffmann et al. 2022): the loss-optimal size on curves of equal compute, by parabola
-and by Akima interpolation, and the bias that an approach has on a known loss surface.
+and by Akima interpolation.
 
 Letters: N parameters, D training tokens, C training FLOPs, L loss in nats per token.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from analysis.curves import Cells, Noise, SizeCurves, check
-from analysis.optima import Approach, Curve, power_law, regress
+from analysis.optima import Approach, Curve, regress
 from analysis.rows import Rows
 
 MIN_SIZES = 4  # a parabola through three points fits any of them
@@ -136,44 +136,6 @@ def curve_scatter(iso: IsoCurves) -> float:
             squares += float((w * (z - fitted) ** 2).sum())
             df += len(x) - 3
     return (squares / df) ** 0.5 if df else float("nan")
-
-
-@dataclass(frozen=True)
-class SurfaceBias:
-    """What an approach gets wrong on a noise-free surface, at the (N, D) of a study.
-
-    a: its exponent minus true_a, the exponent of the surface's own N* at the same budgets with the
-    same weights, None where it has none; factor: (C, N* of the approach / N* of the surface) of
-    each curve with an optimum.
-    """
-
-    a: float | None
-    true_a: float | None
-    factor: tuple[tuple[float, float], ...]
-
-
-def surface_bias(
-    approach: Callable[[Rows], Approach],
-    rows: Rows,
-    loss: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    optimal: Callable[[np.ndarray], np.ndarray],
-) -> SurfaceBias:
-    """Run `approach` on the losses of a known surface in place of the measured ones.
-
-    loss(N, D) -> L and optimal(C) -> N* of the surface, in the units and the FLOP convention of
-    the rows. Approach 2 is biased without any noise where curves are wide or off centre and
-    alpha != beta (arXiv 2603.22339).
-    """
-    L = np.asarray(loss(rows.N, rows.D), float)
-    run = approach(replace(rows, L=L))
-    used = run.used
-    C = np.array([c.C for c in used])
-    truth = np.asarray(optimal(C), float) if len(C) else C
-    factor = tuple((c.C, float(c.N / n)) for c, n in zip(used, truth, strict=True) if c.N)
-    if run.a is None:
-        return SurfaceBias(None, None, factor)
-    true_a = float(power_law(C, truth, np.array([c.weight for c in used], float))[0])
-    return SurfaceBias(run.a - true_a, true_a, factor)
 
 
 def _measured(rows: Rows) -> IsoCurves | None:

@@ -54,7 +54,12 @@ class Law(Form):
     def logged(self) -> tuple[str, ...]: ...
 
     def index(self, parameter: str) -> int:
-        """Position of a parameter in `theta`."""
+        """Position of a parameter in `theta`; ValueError where the law has none of that name."""
+        if parameter not in self.parameters:
+            raise ValueError(
+                f"law {self.name} has no parameter {parameter!r}; it has "
+                f"{', '.join(self.parameters)}"
+            )
         return self.parameters.index(parameter)
 
     @cached_property
@@ -193,11 +198,7 @@ class Law(Form):
     def fixed_limits(self, fixed: Mapping[str, float]) -> dict[str, float]:
         """Solver coordinates of fixed parameters; ValueError for an unknown or impossible value."""
         for name, value in fixed.items():
-            if name not in self.parameters:
-                raise ValueError(
-                    f"law {self.name} has no parameter {name!r}; it has "
-                    f"{', '.join(self.parameters)}"
-                )
+            self.index(name)  # refuses what the law does not have
             if not np.isfinite(value) or value <= 0:
                 raise ValueError(
                     f"{name}={value} cannot be fixed: every parameter is positive"

@@ -1,4 +1,4 @@
-"""Optima of loss curves, and their regression on compute: what approaches 1 and 2 share.
+"""What approaches 1 and 2 share: optima of loss curves, their regression on compute, its bias.
 
 Letters: N parameters, D training tokens, C training FLOPs, L loss in nats per token.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.curves import HALF, Cells, Noise
+from analysis.rows import Rows
 
 LEAST = 3  # optima (approach 1: winning sizes) that an exponent needs
 BLOCK = 4_000_000  # noise draws held in memory at once
@@ -162,6 +163,44 @@ def power_law(
         dx = np.where(here, x - mean_x[..., None], 0.0)
         exponent = (w * dx * (v - mean_v[..., None])).sum(-1) / (w * dx**2).sum(-1)
     return exponent, mean_v - exponent * mean_x
+
+
+@dataclass(frozen=True)
+class SurfaceBias:
+    """What an approach gets wrong on a noise-free surface, at the (N, D) of a study.
+
+    a: its exponent minus true_a, the exponent of the surface's own N* at the same budgets with the
+    same weights, None where it has none; factor: (C, N* of the approach / N* of the surface) of
+    each curve with an optimum.
+    """
+
+    a: float | None
+    true_a: float | None
+    factor: tuple[tuple[float, float], ...]
+
+
+def surface_bias(
+    approach: Callable[[Rows], Approach],
+    rows: Rows,
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    optimal: Callable[[np.ndarray], np.ndarray],
+) -> SurfaceBias:
+    """Run `approach` on the losses of a known surface in place of the measured ones.
+
+    loss(N, D) -> L and optimal(C) -> N* of the surface, in the units and the FLOP convention of
+    the rows. Approach 2 is biased without any noise where curves are wide or off centre and
+    alpha != beta (arXiv 2603.22339).
+    """
+    L = np.asarray(loss(rows.N, rows.D), float)
+    run = approach(replace(rows, L=L))
+    used = run.used
+    C = np.array([c.C for c in used])
+    truth = np.asarray(optimal(C), float) if len(C) else C
+    factor = tuple((c.C, float(c.N / n)) for c, n in zip(used, truth, strict=True) if c.N)
+    if run.a is None:
+        return SurfaceBias(None, None, factor)
+    true_a = float(power_law(C, truth, np.array([c.weight for c in used], float))[0])
+    return SurfaceBias(run.a - true_a, true_a, factor)
 
 
 def _judged(

@@ -14,11 +14,11 @@ from matplotlib.ticker import NullLocator
 from analysis import drawing as draw
 from analysis import panels
 from analysis.compare import BASELINES
-from analysis.describe import why_not
+from analysis.describe import refit_name, why_not
 from analysis.drawing import BAND, HELD_OUT, LAW
 from analysis.result import Analysis
 from analysis.sensitivity import Refit
-from analysis.words import amount, compute
+from analysis.words import amount
 
 FORMS = (
     (LAW, "o"), (draw.BLUE, "s"), (draw.GREEN, "^"), (HELD_OUT, "D"), (draw.PURPLE, "v"),
@@ -205,14 +205,6 @@ def sensitivity(analysis: Analysis) -> Figure | None:
     for text, (_, refit, _) in zip(both[0].get_yticklabels(), lines, strict=True):
         text.set_fontweight("bold" if refit is None else "normal")
     return figure
-
-
-def refit_name(refit: Refit) -> str:
-    """What was changed, in words: `without N = 64k`."""
-    if refit.kind in ("N", "D", "C"):
-        show = compute if refit.kind == "C" else amount
-        return f"without {refit.kind} = {show(float(refit.what))}"
-    return refit.what
 
 
 def training_curves(analysis: Analysis) -> Figure | None:

@@ -8,11 +8,10 @@ from analysis.compare import Criteria, Holdout, Origin
 from analysis.flops import FlopsPerToken
 from analysis.identify import Design
 from analysis.interval import Interval
-from analysis.isoflop import SurfaceBias
 from analysis.law import Law
 from analysis.load import Study
 from analysis.noise import LackOfFit, SeedNoise
-from analysis.optima import Approach
+from analysis.optima import Approach, SurfaceBias
 from analysis.sensitivity import Leverage, Refit
 from analysis.solve import Fit
 from analysis.uncertainty import Estimate

@@ -51,7 +51,12 @@ def sensitivity(
     train, test = study.train, study.test
     X = train.variables(law.variables)
     free = len(law.parameters) - len(fixed)
-    table = [_refit("fit", "all rows", law, theta, train, test, flops, train)]
+    table: list[Refit] = []
+
+    def add(kind: str, what: str, theta: np.ndarray, rows: Rows = train) -> None:
+        table.append(_refit(kind, what, law, theta, rows, test, flops, train))
+
+    add("fit", "all rows", theta)
     parts = [("N", train.size, train.N), ("D", train.horizon, train.D)]
     if train.horizon.max() >= MOST_LEVELS:  # an isoFLOP grid has a D of its own in every row
         parts.append(("C", groups(np.log(train.C), SAME_BUDGET), train.C))
@@ -61,22 +66,17 @@ def sensitivity(
         for k in range(int(level.max()) + 1):
             part = train.take(level != k)
             if len(part) > free:
-                again = point(law, part, fixed, estimator)
                 what = f"{float(np.median(value[level == k])):.6g}"
-                table.append(_refit(kind, what, law, again, part, test, flops, train))
+                add(kind, what, point(law, part, fixed, estimator), part)
     for delta in DELTAS:
-        again = fit_law(law, X, train.L, fixed=fixed, delta=delta).theta
         what = "least squares" if delta > 1 else f"Huber {delta:g}"
-        table.append(_refit("delta", what, law, again, train, test, flops, train))
+        add("delta", what, fit_law(law, X, train.L, fixed=fixed, delta=delta).theta)
     other = "huber" if estimator != "huber" else "gls-reml"
-    again = point(law, train, fixed, other)
     what = "Huber 0.001" if other == "huber" else "gls-reml"
-    table.append(_refit("delta", what, law, again, train, test, flops, train))
+    add("delta", what, point(law, train, fixed, other))
     weights = (train.C / train.C.max()) ** POWER
     again = fit_law(law, X, train.L, fixed=fixed, weights=weights / weights.mean()).theta
-    table.append(
-        _refit("weights", f"rows by C^{POWER}, Huber", law, again, train, test, flops, train)
-    )
+    add("weights", f"rows by C^{POWER}, Huber", again)
     for n, c in conventions(study):
         rows = with_convention(study, n, c)
         again = point(law, rows, fixed, estimator)

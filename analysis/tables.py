@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 from markupsafe import Markup
 
-from analysis.describe import APPROACHES, allocation_cells, level, why_not
+from analysis.describe import APPROACHES, allocation_cells, level, refit_name, why_not
 from analysis.drawing import loss_label
 from analysis.optima import REASONS
-from analysis.plots import REFITS, refit_name
+from analysis.plots import REFITS
 from analysis.remarks import letter, marked
 from analysis.result import Analysis
 from analysis.rowtables import Table, best_bold, signed

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import analysis.optima as module
 from analysis.curves import Noise, SizeCurves
 from analysis.envelope import envelope
-from analysis.isoflop import surface_bias
-from analysis.optima import REASONS, power_law
+from analysis.optima import REASONS, power_law, surface_bias
 from analysis.rows import Rows
 
 E, A, B, ALPHA, BETA = 1.8, 480.0, 2100.0, 0.35, 0.37

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from analysis.curves import Noise
 from analysis.envelope import envelope
-from analysis.isoflop import Method, curve_scatter, isoflop, isoflop_curves, surface_bias
-from analysis.optima import REASONS, Approach, power_law
+from analysis.isoflop import Method, curve_scatter, isoflop, isoflop_curves
+from analysis.optima import REASONS, Approach, power_law, surface_bias
 from analysis.rows import Rows
 
 DATA = Path(__file__).parents[2] / "../shared/data"
