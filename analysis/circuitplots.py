@@ -1,6 +1,7 @@
 """Figures of what the heads do: each score over training tokens, one line per size of model."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -38,12 +39,16 @@ def circuits(found: Circuits) -> Figure | None:
     for metric, title in OF_HEADS:
         if metric not in there:
             continue
-        panels.append(_scores(found, metric, title, "score of the best head"))
+        panels.append(partial(_scores, found, metric, title, "score of the best head"))
         if metric == "induction":
-            panels.append(_counts(found))
+            panels.append(partial(_counts, found))
             if any(o.emerged for o in heads.onsets(found)):
-                panels.append(_onsets(heads.onsets(found)))
-    panels += [_scores(found, m, title, "nats/token") for m, title in OF_MODELS if m in there]
+                panels.append(partial(_onsets, heads.onsets(found)))
+    panels += [
+        partial(_scores, found, metric, title, "nats/token")
+        for metric, title in OF_MODELS
+        if metric in there
+    ]
     return _grid(panels, found)
 
 
@@ -51,7 +56,7 @@ def structure(found: Circuits) -> Figure | None:
     """Share of positions that the best head of each relation attends to it."""
     there = set(found.trained["metric"])
     panels = [
-        _scores(found, metric, title, SHARE)
+        partial(_scores, found, metric, title, SHARE)
         for metric, title in heads.RELATIONS.items()
         if metric in there
     ]
@@ -86,37 +91,30 @@ def _grid(panels: Sequence[Panel], found: Circuits) -> Figure | None:
     return figure
 
 
-def _scores(found: Circuits, metric: str, title: str, label: str) -> Panel:
+def _scores(found: Circuits, metric: str, title: str, label: str, axes: Axes) -> None:
     """Mean over the seeds with their range; at 0 the untrained models; levels to compare with."""
-
-    def panel(axes: Axes) -> None:
-        trained = heads.best(found.trained, metric)
-        _lines(axes, trained, heads.best(found.untrained, metric))
-        for column, name, style in LEVELS:
-            level = trained[column].median()
-            if np.isfinite(level):
-                axes.axhline(level, color=LAW, lw=0.9, ls=style, label=name, zorder=1)
-        if metric == "induction":
-            told = f"induction head: above {heads.INDUCTION:g}"
-            axes.axhline(heads.INDUCTION, color=BAND, lw=0.7, label=told, zorder=1)
-        if label == SHARE:
-            axes.set_ylim(bottom=0)
-        axes.set_title(title, loc="left", fontsize=9)
-        axes.set_ylabel(label, fontsize=8)
-
-    return panel
+    trained = heads.best(found.trained, metric)
+    _lines(axes, trained, heads.best(found.untrained, metric))
+    for column, name, style in LEVELS:
+        level = trained[column].median()
+        if np.isfinite(level):
+            axes.axhline(level, color=LAW, lw=0.9, ls=style, label=name, zorder=1)
+    if metric == "induction":
+        told = f"induction head: above {heads.INDUCTION:g}"
+        axes.axhline(heads.INDUCTION, color=BAND, lw=0.7, label=told, zorder=1)
+    if label == SHARE:
+        axes.set_ylim(bottom=0)
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.set_ylabel(label, fontsize=8)
 
 
-def _counts(found: Circuits) -> Panel:
-    def panel(axes: Axes) -> None:
-        counted = [heads.induction_heads(rows) for rows in (found.trained, found.untrained)]
-        _lines(axes, *counted)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
-        axes.set_title(f"heads with induction > {heads.INDUCTION:g}", loc="left", fontsize=9)
-        axes.set_ylabel("number", fontsize=8)
-
-    return panel
+def _counts(found: Circuits, axes: Axes) -> None:
+    counted = [heads.induction_heads(rows) for rows in (found.trained, found.untrained)]
+    _lines(axes, *counted)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+    axes.set_title(f"heads with induction > {heads.INDUCTION:g}", loc="left", fontsize=9)
+    axes.set_ylabel("number", fontsize=8)
 
 
 def _lines(axes: Axes, trained: pd.DataFrame, untrained: pd.DataFrame) -> None:
@@ -157,29 +155,25 @@ def _spread(values: np.ndarray, count: int) -> np.ndarray:
     return values[np.unique(nearest)]
 
 
-def _onsets(found: Sequence[Onset]) -> Panel:
+def _onsets(found: Sequence[Onset], axes: Axes) -> None:
     """D at which induction emerges, over N: bars are intervals, arrows their open ends."""
-
-    def panel(axes: Axes) -> None:
-        shown = [o for o in found if o.layers > 1 or o.emerged]
-        every = [d for o in shown for d in (o.D.low, o.D.high) if d is not None]
-        low, high = min(every) / 1.25, max([*every, *(o.last for o in shown)]) * 1.25
-        colours = draw.shades(np.array([o.N for o in found]))
-        for onset, colour in zip(found, colours, strict=True):
-            if onset not in shown:
-                continue
-            ends = (onset.D.low or low, onset.D.high or high)
-            faint = colour if onset.emerged else REFUSED
-            axes.plot([onset.N, onset.N], ends, color=faint, lw=2.5, solid_capstyle="butt")
-            for known, end, arrow in ((onset.D.low, low, "v"), (onset.D.high, high, "^")):
-                axes.plot(onset.N, known or end, "_" if known else arrow, color=faint, ms=6)
-        draw.log_axes(axes, "parameters N", "", log_loss=False)
-        axes.set_ylim(low / 1.05, high * 1.05)
-        draw.log_scale(axes, "y", draw.AMOUNT)
-        for side in (axes.xaxis, axes.yaxis):
-            side.set_minor_locator(NullLocator())
-        axes.xaxis.label.set_fontsize(8)
-        axes.set_title("onset of induction", loc="left", fontsize=9)
-        axes.set_ylabel("training tokens D", fontsize=8)
-
-    return panel
+    shown = [o for o in found if o.layers > 1 or o.emerged]
+    every = [d for o in shown for d in (o.D.low, o.D.high) if d is not None]
+    low, high = min(every) / 1.25, max([*every, *(o.last for o in shown)]) * 1.25
+    colours = draw.shades(np.array([o.N for o in found]))
+    for onset, colour in zip(found, colours, strict=True):
+        if onset not in shown:
+            continue
+        ends = (onset.D.low or low, onset.D.high or high)
+        faint = colour if onset.emerged else REFUSED
+        axes.plot([onset.N, onset.N], ends, color=faint, lw=2.5, solid_capstyle="butt")
+        for known, end, arrow in ((onset.D.low, low, "v"), (onset.D.high, high, "^")):
+            axes.plot(onset.N, known or end, "_" if known else arrow, color=faint, ms=6)
+    draw.log_axes(axes, "parameters N", "", log_loss=False)
+    axes.set_ylim(low / 1.05, high * 1.05)
+    draw.log_scale(axes, "y", draw.AMOUNT)
+    for side in (axes.xaxis, axes.yaxis):
+        side.set_minor_locator(NullLocator())
+    axes.xaxis.label.set_fontsize(8)
+    axes.set_title("onset of induction", loc="left", fontsize=9)
+    axes.set_ylabel("training tokens D", fontsize=8)

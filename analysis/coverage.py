@@ -7,7 +7,7 @@ interval holds the true value of one target.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def simulate(
     z = np.log(law.loss(theta, *design.variables(law.variables)))
     z = z + trunk_sd * rng.normal(size=int(design.trunk.max()) + 1)[design.trunk]
     z = z + ROW_SHARE * trunk_sd * rng.normal(size=len(design))
-    return Rows(design.N, design.D, design.C, np.exp(z), design.trunk)
+    return replace(design, L=np.exp(z))
 
 
 @dataclass(frozen=True)
