@@ -91,7 +91,7 @@ def _family(rows: pd.DataFrame) -> Ladder | str:
     # A width is whole heads of an even size (rotary positions turn pairs), and d_ff is whole.
     step = value if fixed[0] == "d_head" else 2 * value
     step = math.lcm(step, ratio.denominator)
-    keys = rows[list(SAME)].to_dict("records")[0]
+    keys = {str(k): v for k, v in rows[list(SAME)].to_dict("records")[0].items()}
     return Ladder(keys, (fixed[0], value), ratio, step, tuple(d), parameters, flops)
 
 

@@ -24,10 +24,10 @@ def cards(analysis: Analysis) -> list[tuple[str, str, str]]:
     noise = f"seed noise {percent(analysis.noise.sigma)}"
     held = f", {len(study.test)} held out" if len(study.test) else ""
     outside = analysis.holdout
-    error = ("–", "no held-out runs")
+    error, remark = "–", "no held-out runs"
     if outside:
-        best = min(outside.baselines.values())
-        error = (percent(result.holdout_error), f"best baseline {percent(best)}")
+        error = percent(result.holdout_error)
+        remark = f"best baseline {percent(min(outside.baselines.values()))}"
     return [
         ("trust", result.trust, result.trust_reasons[0]),
         (
@@ -41,7 +41,7 @@ def cards(analysis: Analysis) -> list[tuple[str, str, str]]:
             percent(result.estimate.rms),
             noise if analysis.noise.df_rows else "seed noise unknown: no repeats",
         ),
-        ("hold-out error", *error),
+        ("hold-out error", error, remark),
         (
             "runs fitted",
             str(len(study.train)),
