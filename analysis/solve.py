@@ -104,17 +104,19 @@ def _basins(
 
     From nearly least squares to nearly least absolute values: each stage starts inside the basin
     that the last one found, where a single cold start at 1e-3 would crawl. Starts that have met go
-    on as one. A part of very many rows shows the basins as well.
+    on as one. A part of very many rows shows the basins as well, and their optima nearly.
     """
     law, part = problem.law, slice(None, None, max(len(x) // MOST_ROWS, 1))
     x, z, w = x[part], problem.z[part], w[part]
+    stages = [(100.0, 15, 1e-2), (10.0, 15, 1e-2), (3.0, 15, 1e-2)]
     if len(z) < len(problem.z):
         problem = replace(problem, features=law.prepare(x), z=z)
+        stages.append((1.0, 200, 1e-10))
     phi = law.starts(x, z, w, problem.low, problem.high)
     members = np.ones(len(phi), int)
-    for stage in (100.0, 10.0, 3.0):
+    for stage, steps, tolerance in stages:
         W = np.broadcast_to(w, (len(phi), len(w)))
-        phi = newton(problem, W, phi, delta * stage, 15, 1e-2)
+        phi = newton(problem, W, phi, delta * stage, steps, tolerance)
         if len(phi) > 1:
             phi, members = _merged(problem, W, phi, members, delta * stage)
     return phi, members
