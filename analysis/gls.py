@@ -131,10 +131,12 @@ def reml(problem: Problem, trunks: Trunks, phi: np.ndarray) -> float:
     J = J / np.where(scale > 0, scale, 1.0)
     columns = np.column_stack([J, r])
     S = trunks.sums(columns[None])[0]
-    # One row per rho²: M(rho²) = C'C - sum_j k_j S_j S_j'.
-    k = RHO2[:, None] / (1 + trunks.count * RHO2[:, None])
-    M = columns.T @ columns - np.einsum("gj,ja,jb->gab", k, S, S, optimize=True)
-    log_det = np.log1p(trunks.count * RHO2[:, None]).sum(1)
+    # One row per rho²: M(rho²) = C'C - sum_j k_j S_j S_j', trunks of as many rows taken together.
+    count, kind = np.unique(trunks.count, return_inverse=True)
+    together = np.stack([S[kind == i].T @ S[kind == i] for i in range(len(count))])
+    k = RHO2[:, None] / (1 + count * RHO2[:, None])
+    M = columns.T @ columns - np.einsum("gc,cab->gab", k, together)
+    log_det = (np.bincount(kind) * np.log1p(count * RHO2[:, None])).sum(1)
     return float(RHO2[int(np.argmax(restricted(M, log_det, n - p)))])
 
 

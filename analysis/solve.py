@@ -73,7 +73,8 @@ def fit_law(
     w = np.ones(len(problem.z)) if weights is None else np.asarray(weights, float)
     phi, members = _basins(problem, x, w, delta)
     W = np.broadcast_to(w, (len(phi), len(w)))
-    phi = newton(problem, W, phi, delta, 200, 1e-13)
+    # Where a part of the rows has led to the optima, what still crawls ends in none.
+    phi = newton(problem, W, phi, delta, 200 if len(x) < 2 * MOST_ROWS else 40, 1e-13)
     F = objective(problem, W, phi, delta)
     best = phi[int(np.argmin(F))]
     if weights is None and penalty is None:
