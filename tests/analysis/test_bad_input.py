@@ -73,6 +73,7 @@ def test_losses_in_bits_by_name_are_said(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four minutes on two cores that do nothing else
 def test_a_hundred_thousand_rows_are_answered(tmp_path, capsys):
     rng = np.random.default_rng(0)
     N = np.exp(rng.uniform(np.log(1e6), np.log(1e9), 100_000))
